@@ -1,0 +1,42 @@
+/** The door of emu/: the emulated hardware. */
+export { Clock, INSTRUCTIONS_PER_TICK, TIMEBASE_HZ } from './clock.ts';
+export type { ClockEvent, ClockHandler, ClockState } from './clock.ts';
+export {
+  HART_BASE,
+  HART_STRIDE,
+  MAX_HARTS,
+  PAGE_MASK,
+  PAGE_SHIFT,
+  PAGE_SIZE,
+  RAM_BASE,
+  RAM_MAX_BYTES,
+  RAM_OFFSET,
+  RAM_PFN_BASE,
+} from './layout.ts';
+export { PhysMemory } from './memory.ts';
+export type { CodeWriteListener } from './memory.ts';
+export {
+  ATP_MODE_BARE,
+  ATP_MODE_SV39,
+  ATP_MODE_SV48,
+  ATP_MODE_SV57,
+  PTE_A,
+  PTE_BYTES,
+  PTE_D,
+  PTE_G,
+  PTE_PPN_SHIFT,
+  PTE_R,
+  PTE_RSW_MASK,
+  PTE_RSW_SHIFT,
+  PTE_U,
+  PTE_V,
+  PTE_W,
+  PTE_X,
+  pteHi,
+  pteLeaf,
+  pteLo,
+  ptePpn,
+  pteReserved,
+} from './pte.ts';
+export { DMA_FAULT, DMA_OK } from './wires.ts';
+export type { DmaPort, IrqLine, MmioDevice } from './wires.ts';

@@ -1,0 +1,127 @@
+/**
+ * Physical memory: the machine's one WebAssembly.Memory, seen through typed arrays.
+ *
+ * RAM begins at physical 0x8000_0000 (RAM_BASE). A `page` is the index of a frame counted from
+ * there; `pfn = page + RAM_PFN_BASE`. An `offset` is a byte offset into the WebAssembly.Memory.
+ * Whoever changes RAM behind the harts' backs (DMA, the host kernel) does it through the writing
+ * methods here, because they drop decoded instructions of the bytes they change.
+ */
+import {
+  CODE_FLAGS,
+  PAGE_MASK,
+  PAGE_SHIFT,
+  PAGE_SIZE,
+  RAM_BASE,
+  RAM_MAX_BYTES,
+  RAM_OFFSET,
+  wasmPagesFor,
+} from './layout.ts';
+
+/** Told that bytes of a frame with decoded instructions have changed. */
+export type CodeWriteListener = (page: number, offsetInPage: number, lenBytes: number) => void;
+
+export class PhysMemory {
+  /** The memory itself, for generated code. Never grows, so the views stay attached. */
+  readonly wasm: WebAssembly.Memory;
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  /** The view that hot code and #cells use. */
+  readonly i32: Int32Array;
+  readonly f64: Float64Array;
+  readonly ramBytes: number;
+  /** Frames of RAM. */
+  readonly nrPages: number;
+  private readonly codeWriteListeners: CodeWriteListener[];
+
+  /**
+   * @param ramBytes a multiple of 4096, at most RAM_MAX_BYTES
+   * @throws RangeError when it is neither
+   */
+  constructor(ramBytes: number) {
+    if (ramBytes <= 0 || (ramBytes & PAGE_MASK) !== 0 || ramBytes > RAM_MAX_BYTES)
+      throw new RangeError(
+        `RAM of ${ramBytes} bytes: not a multiple of 4096 up to ${RAM_MAX_BYTES}`,
+      );
+    const pages = wasmPagesFor(ramBytes);
+    this.wasm = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    const buffer = this.wasm.buffer;
+    this.u8 = new Uint8Array(buffer);
+    this.u16 = new Uint16Array(buffer);
+    this.i32 = new Int32Array(buffer);
+    this.f64 = new Float64Array(buffer);
+    this.ramBytes = ramBytes;
+    this.nrPages = ramBytes / PAGE_SIZE;
+    this.codeWriteListeners = [];
+  }
+
+  /** True where all of [pa, pa + lenBytes) is RAM. */
+  isRam(pa: number, lenBytes: number): boolean {
+    return pa >= RAM_BASE && pa + lenBytes <= RAM_BASE + this.ramBytes;
+  }
+
+  /** Offset of a physical address that is RAM. The caller has checked it with isRam. */
+  offsetOf(pa: number): number {
+    return pa - RAM_BASE + RAM_OFFSET;
+  }
+
+  /** Offset of the first byte of a frame. */
+  pageOffset(page: number): number {
+    return RAM_OFFSET + page * PAGE_SIZE;
+  }
+
+  /** Copies bytes out of RAM. @throws RangeError outside RAM */
+  readBytes(pa: number, lenBytes: number): Uint8Array {
+    this.checkRange(pa, lenBytes);
+    const offset = this.offsetOf(pa);
+    return this.u8.slice(offset, offset + lenBytes);
+  }
+
+  /** Stores bytes into RAM. @throws RangeError outside RAM */
+  writeBytes(pa: number, bytes: Uint8Array): void {
+    this.checkRange(pa, bytes.length);
+    const offset = this.offsetOf(pa);
+    this.u8.set(bytes, offset);
+    this.wrote(offset, bytes.length);
+  }
+
+  /** Copies inside RAM, by offsets; overlapping ranges as memmove. */
+  copyWithin(toOffset: number, fromOffset: number, lenBytes: number): void {
+    this.u8.copyWithin(toOffset, fromOffset, fromOffset + lenBytes);
+    this.wrote(toOffset, lenBytes);
+  }
+
+  copyPage(toPage: number, fromPage: number): void {
+    this.copyWithin(this.pageOffset(toPage), this.pageOffset(fromPage), PAGE_SIZE);
+  }
+
+  zeroPage(page: number): void {
+    const offset = this.pageOffset(page);
+    this.u8.fill(0, offset, offset + PAGE_SIZE);
+    this.wrote(offset, PAGE_SIZE);
+  }
+
+  /** Told of every change to frames whose code flag is set. */
+  onCodeWrite(listener: CodeWriteListener): void {
+    this.codeWriteListeners.push(listener);
+  }
+
+  /** To be called after bytes of RAM were changed by other means than the methods above. */
+  wrote(offset: number, lenBytes: number): void {
+    const first = (offset - RAM_OFFSET) >>> PAGE_SHIFT;
+    const last = (offset + lenBytes - 1 - RAM_OFFSET) >>> PAGE_SHIFT;
+    for (let page = first; page <= last; page++)
+      if (this.u8[CODE_FLAGS + page] !== 0) this.wroteCodeSlow(page, offset, lenBytes);
+  }
+
+  private wroteCodeSlow(page: number, offset: number, lenBytes: number): void {
+    const start = Math.max(offset, this.pageOffset(page));
+    const end = Math.min(offset + lenBytes, this.pageOffset(page + 1));
+    for (const listener of this.codeWriteListeners)
+      listener(page, start - this.pageOffset(page), end - start);
+  }
+
+  private checkRange(pa: number, lenBytes: number): void {
+    if (!this.isRam(pa, lenBytes))
+      throw new RangeError(`[0x${pa.toString(16)}, +${lenBytes}) is not RAM`);
+  }
+}

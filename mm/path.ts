@@ -1,0 +1,41 @@
+/**
+ * Preemptible paths: generators that stop where another CPU or a device could come in.
+ *
+ * A path yields the number of a yield point. Every yield but a wait is guarded by the kernel's
+ * `watched` flag, so that a yield nobody watches costs a test: `if (k.watched) yield YP_...`.
+ * A plain call drives a path straight through; the scheduler and the explorer step it.
+ */
+
+/** A preemptible path with result T. What it yields is a yield point (YP_*). */
+export type Path<T> = Generator<number, T, undefined>;
+
+/** The path cannot go on before somebody releases a lock: yielded without a guard, and again until it can. */
+export const YP_WAIT = 0;
+export const YP_FAULT_LOCKED = 1; // handle_mm_fault entered, mmap lock held for reading
+export const YP_FAULT_ALLOCATED = 2; // a page is allocated, the page table not yet looked at again
+export const YP_FAULT_COPIED = 3; // COW copy made, not yet installed
+export const YP_FAULT_DONE = 4;
+export const YP_NOTIFIER_START = 5; // every notifier has returned from invalidate_range_start
+export const YP_NOTIFIER_END = 6; // about to call invalidate_range_end
+export const YP_GUP_LOOKED_UP = 7; // slow GUP holds the entry's page
+export const YP_GUP_FAST_PINNED = 8; // GUP-fast has raised the count, entry not yet re-read
+export const YP_GUP_FAST_SEQ = 9; // GUP-fast has sampled the fork sequence
+export const YP_MIGRATE_UNMAPPED = 10; // migration entries are in place
+export const YP_MIGRATE_COPIED = 11; // the new frame holds the bytes
+export const YP_FORK_ENTRY = 12; // between batches of page-table copies
+export const YP_PROTECT = 13; // between entries changed and TLBs flushed
+export const YP_SECONDARY_PFN = 14; // faultInPfn has a pfn that is not installed yet
+export const YP_DMA_SUBMITTED = 15;
+export const YP_DMA_COMPLETING = 16;
+
+/**
+ * Runs a path to its end at once.
+ * @throws Error when the path waits: alone, nobody could ever release what it waits for
+ */
+export const drive = <T>(path: Path<T>): T => {
+  for (;;) {
+    const step = path.next();
+    if (step.done === true) return step.value;
+    if (step.value === YP_WAIT) throw new Error('deadlock: a path driven alone waits for a lock');
+  }
+};

@@ -1,0 +1,176 @@
+/**
+ * The kernel's records, as plain data: functions elsewhere act on them, as C does on structs.
+ *
+ * No methods, no closures, no class instances: the whole graph, with its cycles, can be cloned by
+ * the structured-clone algorithm, which is how a machine is saved. Compare
+ * include/linux/mm_types.h, include/linux/rmap.h, include/linux/mmu_notifier.h.
+ */
+import type { PhysMemory } from '#emu';
+import type { FrameTable } from './frames/table.ts';
+import type { Zone } from './frames/zone.ts';
+import type { Policy } from './policy.ts';
+
+/** A sleeping reader-writer lock: `readers` > 0, or `writer`, or free. */
+export interface RwLock {
+  readers: number;
+  writer: boolean;
+}
+
+/** One contiguous mapping of an address space. Invariant: start < end, both page-aligned. */
+export interface Vma {
+  mm: MmStruct;
+  /** First hva, and first hva after it. */
+  start: number;
+  end: number;
+  /** VM_* (mm/vma/flags.ts). */
+  flags: number;
+  /** Offset of `start` in the file, in pages; for anonymous memory start >> PAGE_SHIFT at creation. */
+  pgoff: number;
+  /** Backing object of a file mapping; null = anonymous. */
+  mapping: AddressSpace | null;
+  /** Anon_vma that new anonymous pages of this VMA belong to; null before the first one. */
+  anonVma: AnonVma | null;
+  /** Every anon_vma this VMA may have pages of: its own and, after fork, its ancestors'. */
+  anonChain: AnonVma[];
+}
+
+/** What the rmap of anonymous pages starts from. Compare mm/rmap.c. */
+export interface AnonVma {
+  kind: 'anon';
+  id: number;
+  vmas: Vma[];
+}
+
+/** A file's pages: the page cache and who maps it. */
+export interface AddressSpace {
+  kind: 'shmem';
+  id: number;
+  nrPages: number;
+  /** pgoff -> folio. */
+  pages: Map<number, number>;
+  /** VMAs that map the file (i_mmap). */
+  vmas: Vma[];
+  /** References by open files and VMAs; the pages go when it drops to 0. */
+  users: number;
+}
+
+/** A user's address space. */
+export interface MmStruct {
+  id: number;
+  /** Root page-table page. */
+  pgd: number;
+  asid: number;
+  /** Sorted by address, never overlapping. */
+  vmas: Vma[];
+  mmapLock: RwLock;
+  /** MMF_HAS_PINNED: set by the first FOLL_PIN, never cleared. */
+  hasPinned: boolean;
+  /** Fork's write_protect_seq: one element, odd while a fork write-protects. */
+  writeProtectSeq: Int32Array;
+  /** Subscriptions, and the number of open invalidations. */
+  notifiers: NotifierSubscription[];
+  /** Resident anonymous and file pages. */
+  rssAnon: number;
+  rssFile: number;
+  /** Page-table pages, the root among them. */
+  nrTables: number;
+  exited: boolean;
+}
+
+export const MMU_NOTIFY_UNMAP = 0;
+export const MMU_NOTIFY_CLEAR = 1;
+export const MMU_NOTIFY_PROTECTION_VMA = 2;
+export const MMU_NOTIFY_PROTECTION_PAGE = 3;
+export const MMU_NOTIFY_SOFT_DIRTY = 4;
+export const MMU_NOTIFY_RELEASE = 5;
+export const MMU_NOTIFY_MIGRATE = 6;
+export const MMU_NOTIFY_EXCLUSIVE = 7;
+
+/** A range of an address space that is about to change: [start, end) in hva. */
+export interface NotifierRange {
+  mm: MmStruct;
+  start: number;
+  end: number;
+  event: number;
+  blockable: boolean;
+}
+
+/** A subscriber by the name of its operations (registered on the kernel) and its own id. */
+export interface NotifierSubscription {
+  ops: string;
+  owner: number;
+}
+
+/** What a subscriber provides. Plain functions: they take the subscriber's own lock and never sleep. */
+export interface NotifierOps {
+  invalidateRangeStart(owner: number, range: NotifierRange): void;
+  invalidateRangeEnd(owner: number, range: NotifierRange): void;
+  /** The address space goes away: drop every secondary entry and create no more. */
+  release(owner: number, mm: MmStruct): void;
+}
+
+/** The TLBs of every hart, as the kernel's shootdowns reach them. */
+export interface TlbShootdown {
+  /** Drops what any hart caches of one page of an address space. */
+  flushPage(asid: number, hva: number): void;
+  flushRange(asid: number, start: number, end: number): void;
+  flushAsid(asid: number): void;
+}
+
+/** Counted since boot, spelled as /proc/vmstat and the summary spell them. */
+export interface VmStat {
+  pgfault: number;
+  pgalloc: number;
+  pgfree: number;
+  nr_foll_pin_acquired: number;
+  nr_foll_pin_released: number;
+  pgmigrate_success: number;
+  pgmigrate_fail: number;
+  cow_copied: number;
+  cow_reused: number;
+  fork_copied_pinned: number;
+  wrprotect: number;
+  notifier_invalidations: number;
+  tlb_shootdowns: number;
+}
+
+/** Everything of the kernel that is saved with a machine. */
+export interface KernelState {
+  frames: FrameTable;
+  zones: Zone[];
+  mms: Map<number, MmStruct>;
+  mappings: Map<number, AnonVma | AddressSpace>;
+  nextId: number;
+  nextAsid: number;
+  /** The page that read faults of anonymous memory map. */
+  zeroPage: number;
+  stat: VmStat;
+}
+
+/** What the sabotage tests take away, one rule each. All false in every real run. */
+export interface Sabotage {
+  /** fork shares pinned pages instead of copying them. */
+  forkSharesPinned: boolean;
+  /** Migration ignores the pins of a folio. */
+  migratePinned: boolean;
+  /** kvm: the notifier zaps G-stage entries but leaves them in the TLBs. */
+  notifierKeepsTlb: boolean;
+  /** kvm: a fault installs its pfn without looking at the invalidate sequence. */
+  faultSkipsRetry: boolean;
+}
+
+/** The kernel: its state and what it is wired to. */
+export interface Kernel {
+  memory: PhysMemory;
+  state: KernelState;
+  policy: Policy;
+  tlb: TlbShootdown;
+  /** ATP_MODE_SV39 or ATP_MODE_SV48: format of every address space's tables. */
+  satpMode: number;
+  /** Somebody steps the paths: their guarded yields are taken. */
+  watched: boolean;
+  /** Run the sanitizer's cheap checks inline (always in tests). */
+  checked: boolean;
+  sabotage: Sabotage;
+  notifierOps: Map<string, NotifierOps>;
+}
