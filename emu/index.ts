@@ -1,4 +1,28 @@
 /** The door of emu/: the emulated hardware. */
+export {
+  ACLINT_BASE,
+  ACLINT_BYTES,
+  DMA_ENGINE_BASE,
+  DMA_ENGINE_BYTES,
+  DMA_ENGINE_IRQ,
+  FINISHER_BASE,
+  FINISHER_BYTES,
+  PLIC_BASE,
+  PLIC_BYTES,
+  PLIC_NR_SOURCES,
+  RTC_BASE,
+  RTC_BYTES,
+  RTC_IRQ,
+  UART_BASE,
+  UART_BYTES,
+  UART_IRQ,
+  VIRTIO_BASE,
+  VIRTIO_IRQ_BASE,
+  VIRTIO_SLOTS,
+  VIRTIO_STRIDE,
+} from './board.ts';
+export { BUS_ERROR, Bus } from './bus.ts';
+export type { BusRegion, BusState } from './bus.ts';
 export { Clock, INSTRUCTIONS_PER_TICK, TIMEBASE_HZ } from './clock.ts';
 export type { ClockEvent, ClockHandler, ClockState } from './clock.ts';
 export {
