@@ -1,0 +1,21 @@
+/**
+ * The door for modules: pins, and nothing that would be a plain reference.
+ *
+ * What Documentation/core-api/pin_user_pages.rst offers a driver, and the kernel-mapping access to
+ * bytes of a page it has pinned (kmap_local_page()). FOLL_GET is not here and cannot be reached.
+ */
+export {
+  FOLL_FORCE,
+  FOLL_LONGTERM,
+  FOLL_NOFAULT,
+  FOLL_NOWAIT,
+  FOLL_PCI_P2PDMA,
+  FOLL_WRITE,
+} from './gup/flags.ts';
+export { pinUserPagesFast } from './gup/fast.ts';
+export { pinnedPageOffset, readPinnedPage, writePinnedPage } from './gup/pinned.ts';
+export { pinUserPages } from './gup/slow.ts';
+export { unpinUserPage, unpinUserPages, unpinUserPagesDirtyLock } from './gup/unpin.ts';
+export { drive, YP_DMA_COMPLETING, YP_DMA_SUBMITTED, YP_WAIT } from './path.ts';
+export type { Path } from './path.ts';
+export type { Kernel, MmStruct } from './types.ts';

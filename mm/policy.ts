@@ -1,0 +1,28 @@
+/**
+ * Policies: for every user of GUP, the API it takes. The rows are in mm/gup/users.ts.
+ *
+ * Presets: `linux-6.5`, where the question of this project was asked; `linux-7`, today;
+ * `target`, where FOLL_GET is left to the few that are audited.
+ */
+import { apisOf, type GupUserId } from './gup/users.ts';
+
+export const POLICY_NAMES = ['linux-6.5', 'linux-7', 'target'] as const;
+export type PolicyName = (typeof POLICY_NAMES)[number];
+
+/**
+ * How a user reaches pages: a plain reference, a pin, a pin without time limit, through the page
+ * tables by copying, or by following the page tables through notifiers and holding nothing.
+ */
+export type GupApi = 'get' | 'pin' | 'pin-longterm' | 'copy' | 'secondary';
+
+/** Plain data. `apis` may be changed row by row for an experiment. */
+export interface Policy {
+  name: string;
+  apis: Record<GupUserId, GupApi>;
+}
+
+export const isPolicyName = (name: string): name is PolicyName =>
+  (POLICY_NAMES as readonly string[]).includes(name);
+
+/** A preset, as a fresh record. */
+export const createPolicy = (name: PolicyName): Policy => ({ name, apis: apisOf(name) });
