@@ -23,6 +23,8 @@ export {
 } from './board.ts';
 export { BUS_ERROR, Bus } from './bus.ts';
 export type { BusRegion, BusState } from './bus.ts';
+export { ElfError, loadElf, parseElf } from './elf.ts';
+export type { ElfImage, ElfSegment, ElfSink } from './elf.ts';
 export { Clock, INSTRUCTIONS_PER_TICK, TIMEBASE_HZ } from './clock.ts';
 export type { ClockEvent, ClockHandler, ClockState } from './clock.ts';
 export {
