@@ -42,6 +42,22 @@ export {
 export { PhysMemory } from './memory.ts';
 export type { CodeWriteListener } from './memory.ts';
 export {
+  COUNT_TLB_MISS_EXEC,
+  COUNT_TLB_MISS_READ,
+  COUNT_TLB_MISS_WRITE,
+  COUNT_WALK_STEPS,
+  COUNT_WALKS,
+  HART_COUNTER_FIRST,
+  MMU_COUNTER_NAMES,
+  counterBase,
+  readMmuCounts,
+} from './mmu/counters.ts';
+export type { MmuCounterName, MmuCounts } from './mmu/counters.ts';
+export { ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, MMU_FAULT, MMU_MMIO, Mmu } from './mmu/mmu.ts';
+export type { Access, MmuState } from './mmu/mmu.ts';
+export { PRIV_M, PRIV_S, PRIV_U, createTranslationRegs } from './mmu/regs.ts';
+export type { Privilege, TranslationRegs } from './mmu/regs.ts';
+export {
   ATP_MODE_BARE,
   ATP_MODE_SV39,
   ATP_MODE_SV48,
