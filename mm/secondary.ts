@@ -8,6 +8,7 @@
  * releasePfn, as KVM does today; where it says `secondary` it takes none.
  */
 import { setField, smpRmb, smpWmb } from '#cells';
+import { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';
 import type { Path } from './path.ts';
 import type { Kernel, MmStruct, NotifierOps } from './types.ts';
 
@@ -99,27 +100,12 @@ export const registerSecondaryOps = (k: Kernel, ops: string, operations: Notifie
   k.notifierOps.set(ops, operations);
 };
 
-/**
- * Subscribes to an address space. @param owner passed to every operation: which VM
- * @returns 0 or -errno
- */
-export const registerSecondary = (
-  _k: Kernel,
-  _mm: MmStruct,
-  _ops: string,
-  _owner: number,
-): Path<number> => {
-  throw new Error('registerSecondary: being written');
-};
+/** Subscribes to an address space. @param owner passed to every operation: which VM */
+export const registerSecondary = (k: Kernel, mm: MmStruct, ops: string, owner: number): void =>
+  mmuNotifierRegister(k, mm, ops, owner);
 
-export const unregisterSecondary = (
-  _k: Kernel,
-  _mm: MmStruct,
-  _ops: string,
-  _owner: number,
-): Path<void> => {
-  throw new Error('unregisterSecondary: being written');
-};
+export const unregisterSecondary = (mm: MmStruct, ops: string, owner: number): void =>
+  mmuNotifierUnregister(mm, ops, owner);
 
 /**
  * Makes the page at `hva` present (and writable if `write`) and says which frame it is.
