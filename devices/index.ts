@@ -1,0 +1,9 @@
+/** The door of devices/: device models over wires. */
+export { Aclint } from './aclint.ts';
+export type { AclintConfig, AclintState } from './aclint.ts';
+export { Finisher } from './finisher.ts';
+export type { FinisherConfig, FinishRequest } from './finisher.ts';
+export { Ns16550 } from './ns16550.ts';
+export type { Ns16550Config, Ns16550State } from './ns16550.ts';
+export { Plic } from './plic.ts';
+export type { PlicConfig, PlicState } from './plic.ts';
