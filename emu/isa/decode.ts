@@ -23,13 +23,37 @@ const BUCKETS = COMPRESSED_BUCKETS + 32;
 const bucketOf32 = (raw: number): number => ((raw >>> 2) & 31) | ((raw >>> 7) & 0xe0);
 const bucketOf16 = (raw: number): number => COMPRESSED_BUCKETS | (raw & 3) | ((raw >>> 11) & 0x1c);
 
-/** The candidates of all buckets, one bucket after the other; the most specific ones first. */
-const bucketStart = new Uint16Array(BUCKETS + 1);
-let candidateMask: Int32Array;
-let candidateMatch: Int32Array;
-let candidateOp: Int32Array;
-let candidateFormat: Int32Array;
-const candidateRow: InstructionRow[] = [];
+const bitCount = (x: number): number => {
+  let n = 0;
+  for (let rest = x >>> 0; rest !== 0; rest = (rest & (rest - 1)) >>> 0) n++;
+  return n;
+};
+
+/** An encoding of each bucket: the bits that choose it, all others zero. */
+const bucketProbes: readonly number[] = Array.from({ length: BUCKETS }, (_, i) =>
+  i < COMPRESSED_BUCKETS ? ((i & 31) << 2) | ((i & 0xe0) << 7) | 3 : (i & 3) | ((i & 0x1c) << 11),
+);
+
+/** The rows a bucket's encodings can be: those whose mask leaves it open; most specific first. */
+const candidatesOf = (probe: number): InstructionRow[] => {
+  const [rows, fields] = (probe & 3) === 3 ? [INSTRUCTIONS, 0x707f] : [COMPRESSED, 0xe003];
+  return rows
+    .filter(([, match, mask]) => ((probe ^ match) & mask & fields) === 0)
+    .sort((a, b) => bitCount(b[2]) - bitCount(a[2]));
+};
+
+// In this file the tables that decoding reads are constants, because V8 then knows their addresses.
+
+/** The candidates of all buckets, one bucket after the other. */
+const candidateRow: readonly InstructionRow[] = bucketProbes.flatMap(candidatesOf);
+const candidateMatch = Int32Array.from(candidateRow, (row) => row[1]);
+const candidateMask = Int32Array.from(candidateRow, (row) => row[2]);
+const candidateOp = Int32Array.from(candidateRow, (row) => row[4]);
+/** Index of the first candidate of a bucket; that of the next bucket ends the range. */
+const bucketStart = new Int32Array(BUCKETS + 1);
+bucketProbes.forEach((probe, bucket) => {
+  bucketStart[bucket + 1] = bucketStart[bucket]! + candidatesOf(probe).length;
+});
 
 /** A format in flat form: three fields of shift, mask, plus; sign shift; first and last+1 part. */
 const F_RD = 0;
@@ -38,58 +62,30 @@ const F_RS2 = 6;
 const F_SIGN_SHIFT = 9;
 const F_PARTS = 10;
 const F_PARTS_END = 11;
-let formatWords: Int32Array;
-/** Parts of immediates: bit position, mask of the width, target bit. */
-let partWords: Int32Array;
+const FORMAT_WORDS = 12;
 
-buildBuckets();
-buildFormats();
-
-function bitCount(x: number): number {
-  let n = 0;
-  for (let rest = x >>> 0; rest !== 0; rest = (rest & (rest - 1)) >>> 0) n++;
-  return n;
-}
-
-/** Puts a row into every bucket that its mask leaves open. */
-function buildBuckets(): void {
-  const rows = [...INSTRUCTIONS, ...COMPRESSED].sort((a, b) => bitCount(b[2]) - bitCount(a[2]));
-  const probes: [raw: number, bucketOf: (raw: number) => number][] = [];
-  for (let i = 0; i < COMPRESSED_BUCKETS; i++)
-    probes.push([((i & 31) << 2) | ((i & 0xe0) << 7) | 3, bucketOf32]);
-  for (let i = 0; i < BUCKETS - COMPRESSED_BUCKETS; i++)
-    probes.push([(i & 3) | ((i & 0x1c) << 11), bucketOf16]);
-  probes.forEach(([raw, bucketOf], bucket) => {
-    const fields = bucketOf === bucketOf32 ? 0x707f : 0xe003;
-    for (const row of rows) {
-      const [, match, mask] = row;
-      const sameLength = ((match & 3) === 3) === (bucketOf === bucketOf32);
-      if (sameLength && ((raw ^ match) & mask & fields) === 0) candidateRow.push(row);
-    }
-    bucketStart[bucket + 1] = candidateRow.length;
-  });
-  candidateMatch = Int32Array.from(candidateRow, (row) => row[1]);
-  candidateMask = Int32Array.from(candidateRow, (row) => row[2]);
-  candidateOp = Int32Array.from(candidateRow, (row) => row[4]);
-}
-
-function buildFormats(): void {
-  const indexOf = new Map<Format, number>();
-  const words: number[] = [];
-  const parts: number[] = [];
-  for (const [, , , format] of candidateRow) {
-    if (indexOf.has(format)) continue;
-    indexOf.set(format, words.length);
-    for (const { shift, mask, plus } of [format.rd, format.rs1, format.rs2])
-      words.push(shift, mask, plus);
-    words.push(format.signedBits === 0 ? 0 : 32 - format.signedBits, parts.length);
-    for (const [at, width, to] of format.imm) parts.push(at, (1 << width) - 1, to);
-    words.push(parts.length);
-  }
-  formatWords = Int32Array.from(words);
-  partWords = Int32Array.from(parts);
-  candidateFormat = Int32Array.from(candidateRow, (row) => indexOf.get(row[3]) ?? 0);
-}
+const formats: readonly Format[] = [...new Set(candidateRow.map(([, , , format]) => format))];
+/** Parts of the immediates of all formats: bit position, mask of the width, target bit. */
+const partWords = Int32Array.from(
+  formats.flatMap((f) => f.imm.flatMap(([at, width, to]) => [at, (1 << width) - 1, to])),
+);
+const formatWords = new Int32Array(formats.length * FORMAT_WORDS);
+let partsEnd = 0;
+formats.forEach((f, i) => {
+  const parts = partsEnd;
+  partsEnd += f.imm.length * 3;
+  formatWords.set(
+    [
+      ...[f.rd, f.rs1, f.rs2].flatMap(({ shift, mask, plus }) => [shift, mask, plus]),
+      ...[f.signedBits === 0 ? 0 : 32 - f.signedBits, parts, partsEnd],
+    ],
+    i * FORMAT_WORDS,
+  );
+});
+const candidateFormat = Int32Array.from(
+  candidateRow,
+  ([, , , format]) => formats.indexOf(format) * FORMAT_WORDS,
+);
 
 /** Index of the candidate that fits, or -1. */
 function findCandidate(raw: number): number {
@@ -133,8 +129,8 @@ export const decode = (raw: number, out: Int32Array, at: number): number => {
     (length << RECORD_LENGTH_SHIFT);
 
   let imm = 0;
-  const partsEnd = formatWords[f + F_PARTS_END]!;
-  for (let p = formatWords[f + F_PARTS]!; p < partsEnd; p += 3)
+  const end = formatWords[f + F_PARTS_END]!;
+  for (let p = formatWords[f + F_PARTS]!; p < end; p += 3)
     imm |= ((raw >>> partWords[p]!) & partWords[p + 1]!) << partWords[p + 2]!;
   const signShift = formatWords[f + F_SIGN_SHIFT]!;
   out[at + 1] = (imm << signShift) >> signShift;
