@@ -1,0 +1,142 @@
+/**
+ * Folios: references, the lock, flags, and what follows when the last reference goes.
+ * Compare include/linux/mm.h, include/linux/page-flags.h, mm/swap.c:folio_put().
+ *
+ * Every folio is one page so far; large folios (PG_HEAD, PG_TAIL) have their order in `private`.
+ */
+import { atomicAdd, fetchAndNot, fetchOr, readOnce, writeOnce } from '#cells';
+import { allocPages, freePages } from '../frames/buddy.ts';
+import {
+  PG_ANON,
+  PG_ANON_EXCLUSIVE,
+  PG_DIRTY,
+  PG_HEAD,
+  PG_LOCKED,
+  PG_LRU,
+  PG_REFERENCED,
+  PG_RESERVED,
+  PG_TAIL,
+} from '../frames/table.ts';
+import { type Path, YP_WAIT } from '../path.ts';
+import type { Kernel } from '../types.ts';
+
+/** The folio of a page: its head. */
+export const folioOf = (k: Kernel, page: number): number =>
+  (readOnce(k.state.frames.flags, page) & PG_TAIL) !== 0
+    ? readOnce(k.state.frames.head, page)
+    : page;
+
+/** log2 of the folio's pages. */
+export const folioOrder = (k: Kernel, folio: number): number =>
+  (readOnce(k.state.frames.flags, folio) & PG_HEAD) !== 0
+    ? readOnce(k.state.frames.private, folio)
+    : 0;
+
+export const folioNrPages = (k: Kernel, folio: number): number => 1 << folioOrder(k, folio);
+
+export const folioRefCount = (k: Kernel, folio: number): number =>
+  readOnce(k.state.frames.refcount, folio);
+
+/** True where every bit of PG_* `bits` is set. */
+export const folioTestFlags = (k: Kernel, folio: number, bits: number): boolean =>
+  (readOnce(k.state.frames.flags, folio) & bits) === bits;
+
+/** Sets PG_* bits; returns the flags as they were. */
+export const folioSetFlags = (k: Kernel, folio: number, bits: number): number =>
+  fetchOr(k.state.frames.flags, folio, bits);
+
+/** Clears PG_* bits; returns the flags as they were. */
+export const folioClearFlags = (k: Kernel, folio: number, bits: number): number =>
+  fetchAndNot(k.state.frames.flags, folio, bits);
+
+export const folioTestAnon = (k: Kernel, folio: number): boolean =>
+  (readOnce(k.state.frames.flags, folio) & PG_ANON) !== 0;
+
+/** PageAnonExclusive: one address space alone may write to the page. */
+export const pageAnonExclusive = (k: Kernel, page: number): boolean =>
+  (readOnce(k.state.frames.flags, page) & PG_ANON_EXCLUSIVE) !== 0;
+
+/**
+ * A new folio of one page with one reference.
+ * @returns the page, or -ENOMEM
+ */
+export const folioAlloc = (k: Kernel, gfp: number): number => allocPages(k, 0, gfp);
+
+/** One reference more. The caller holds one already, or the lock of an entry that does. */
+export const folioGet = (k: Kernel, folio: number): void => {
+  const now = atomicAdd(k.state.frames.refcount, folio, 1);
+  if (now <= 1) throw new Error(`folio ${folio}: reference taken at count ${now - 1}`);
+};
+
+/** `n` references more unless the folio is free. Compare folio_ref_try_add(). */
+export const folioTryGet = (k: Kernel, folio: number, n = 1): boolean => {
+  if (readOnce(k.state.frames.refcount, folio) <= 0) return false;
+  atomicAdd(k.state.frames.refcount, folio, n);
+  return true;
+};
+
+/** Drops `n` references; the last one frees the folio. */
+export const folioPut = (k: Kernel, folio: number, n = 1): void => {
+  const now = atomicAdd(k.state.frames.refcount, folio, -n);
+  if (now > 0) return;
+  if (now < 0) throw new Error(`folio ${folio}: ${-now} references dropped that nobody held`);
+  freeFolio(k, folio);
+};
+
+const freeFolio = (k: Kernel, folio: number): void => {
+  const flags = readOnce(k.state.frames.flags, folio);
+  if ((flags & (PG_LOCKED | PG_RESERVED)) !== 0)
+    throw new Error(`folio ${folio} freed while locked or reserved (0x${flags.toString(16)})`);
+  freePages(k, folio, folioOrder(k, folio));
+};
+
+/** Takes the folio lock if it is free. */
+export const folioTrylock = (k: Kernel, folio: number): boolean =>
+  (fetchOr(k.state.frames.flags, folio, PG_LOCKED) & PG_LOCKED) === 0;
+
+/** Waits for the folio lock and takes it. The caller holds a reference, so the folio cannot go. */
+export function* folioLock(k: Kernel, folio: number): Path<void> {
+  while (!folioTrylock(k, folio)) yield YP_WAIT;
+}
+
+export const folioUnlock = (k: Kernel, folio: number): void => {
+  if ((fetchAndNot(k.state.frames.flags, folio, PG_LOCKED) & PG_LOCKED) === 0)
+    throw new Error(`folio ${folio} unlocked while not locked`);
+};
+
+export const folioTestLocked = (k: Kernel, folio: number): boolean =>
+  folioTestFlags(k, folio, PG_LOCKED);
+
+/** Marks the folio dirty; true where it was clean. */
+export const folioMarkDirty = (k: Kernel, folio: number): boolean =>
+  (fetchOr(k.state.frames.flags, folio, PG_DIRTY) & PG_DIRTY) === 0;
+
+export const folioTestDirty = (k: Kernel, folio: number): boolean =>
+  folioTestFlags(k, folio, PG_DIRTY);
+
+/** Somebody used it. Compare mm/swap.c:folio_mark_accessed(), as far as one flag goes. */
+export const folioMarkAccessed = (k: Kernel, folio: number): void => {
+  fetchOr(k.state.frames.flags, folio, PG_REFERENCED);
+};
+
+/** Puts the folio where reclaim and migration can find it. */
+export const folioAddLru = (k: Kernel, folio: number): void => {
+  fetchOr(k.state.frames.flags, folio, PG_LRU);
+};
+
+/** Entries that map the page. */
+export const pageMapcount = (k: Kernel, page: number): number =>
+  readOnce(k.state.frames.mapcount, page);
+
+/** Entries that map any page of the folio. */
+export const folioMapcount = (k: Kernel, folio: number): number => {
+  let count = 0;
+  for (let i = 0; i < folioNrPages(k, folio); i++) count += pageMapcount(k, folio + i);
+  return count;
+};
+
+/** Says which object the folio belongs to: an id and an offset in pages (kept modulo 1 << 32). */
+export const folioSetMapping = (k: Kernel, folio: number, id: number, index: number): void => {
+  writeOnce(k.state.frames.mapping, folio, id);
+  writeOnce(k.state.frames.index, folio, index | 0);
+};

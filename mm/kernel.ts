@@ -1,0 +1,64 @@
+/** The kernel record: made once per machine, or from a saved state. Compare init/main.c, mm/mm_init.c. */
+import { ATP_MODE_SV39, type PhysMemory } from '#emu';
+import { ENOMEM } from './errno.ts';
+import { allocPages, freeAllPages, GFP_ZERO } from './frames/buddy.ts';
+import { createFrameTable, PG_RESERVED, PG_UPTODATE } from './frames/table.ts';
+import { createZones } from './frames/zone.ts';
+import { folioSetFlags } from './folio/folio.ts';
+import type { Policy } from './policy.ts';
+import { createVmStat } from './stat.ts';
+import type { Kernel, KernelState, TlbShootdown } from './types.ts';
+
+export { countStat } from './stat.ts';
+
+export interface KernelOptions {
+  memory: PhysMemory;
+  tlb: TlbShootdown;
+  policy: Policy;
+  /** ATP_MODE_SV39 (the default) or ATP_MODE_SV48. */
+  satpMode?: number;
+  /** What a saved machine kept; RAM has been restored before. */
+  state?: KernelState;
+}
+
+/**
+ * A kernel over all of RAM. A fresh one owns every frame and has taken one: the zero page.
+ * @throws Error when RAM has no frame at all
+ */
+export const createKernel = (options: KernelOptions): Kernel => {
+  const { memory, tlb, policy, satpMode = ATP_MODE_SV39, state } = options;
+  const k: Kernel = {
+    memory,
+    state: state ?? freshState(memory.nrPages),
+    policy,
+    tlb,
+    satpMode,
+    watched: false,
+    checked: false,
+    sabotage: {
+      forkSharesPinned: false,
+      migratePinned: false,
+      notifierKeepsTlb: false,
+      faultSkipsRetry: false,
+    },
+    notifierOps: new Map(),
+  };
+  if (state !== undefined) return k;
+  freeAllPages(k);
+  const zeroPage = allocPages(k, 0, GFP_ZERO);
+  if (zeroPage === -ENOMEM) throw new Error('no frame for the zero page');
+  folioSetFlags(k, zeroPage, PG_RESERVED | PG_UPTODATE);
+  k.state.zeroPage = zeroPage;
+  return k;
+};
+
+const freshState = (nrPages: number): KernelState => ({
+  frames: createFrameTable(nrPages),
+  zones: createZones(nrPages),
+  mms: new Map(),
+  mappings: new Map(),
+  nextId: 1,
+  nextAsid: 1,
+  zeroPage: -1,
+  stat: createVmStat(),
+});

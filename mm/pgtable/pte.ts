@@ -1,0 +1,78 @@
+/**
+ * Entries of the host's page tables as the kernel sees them: the hardware's own format (emu/pte.ts)
+ * with Linux's software bits. Compare arch/riscv/include/asm/pgtable.h.
+ *
+ * RAM ends below physical 8 GiB, so that the high half of every entry is zero and the low half
+ * says all: an entry is one i32 here.
+ *
+ *   present       V=1 (or V=0 and PROT_NONE), page number at bit 10
+ *   none          0
+ *   not present   V=0, PROT_NONE=0: a migration entry (swapops.ts)
+ */
+import {
+  PTE_A,
+  PTE_D,
+  PTE_G,
+  PTE_PPN_SHIFT,
+  PTE_R,
+  PTE_RSW_SHIFT,
+  PTE_U,
+  PTE_V,
+  PTE_W,
+  PTE_X,
+  RAM_PFN_BASE,
+} from '#emu';
+import { VM_EXEC, VM_MAYSHARE, VM_READ, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
+
+/** Present for the kernel, invalid for the hardware: memory that nobody may access. */
+export const PTE_PROT_NONE = PTE_G;
+/** No struct page to count: the zero page. */
+export const PTE_SPECIAL = 1 << PTE_RSW_SHIFT;
+/** What a change of protection replaces. */
+const PTE_PROT_BITS = PTE_V | PTE_R | PTE_W | PTE_X | PTE_U | PTE_PROT_NONE;
+
+export const pteNone = (pte: number): boolean => pte === 0;
+export const ptePresent = (pte: number): boolean => (pte & (PTE_V | PTE_PROT_NONE)) !== 0;
+export const pteProtnone = (pte: number): boolean =>
+  (pte & (PTE_V | PTE_PROT_NONE)) === PTE_PROT_NONE;
+export const pteWrite = (pte: number): boolean => (pte & PTE_W) !== 0;
+export const pteDirty = (pte: number): boolean => (pte & PTE_D) !== 0;
+export const pteYoung = (pte: number): boolean => (pte & PTE_A) !== 0;
+export const pteSpecial = (pte: number): boolean => (pte & PTE_SPECIAL) !== 0;
+export const ptePfn = (pte: number): number => pte >>> PTE_PPN_SHIFT;
+/** Frame of a present entry. */
+export const ptePage = (pte: number): number => (pte >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
+/** Frame of a present entry whose references are counted, -1 for a special one. Compare vm_normal_page(). */
+export const vmNormalPage = (pte: number): number =>
+  (pte & PTE_SPECIAL) !== 0 ? -1 : ptePage(pte);
+
+/** An entry for a frame. */
+export const mkPte = (page: number, prot: number): number =>
+  ((page + RAM_PFN_BASE) << PTE_PPN_SHIFT) | prot;
+export const pteWrprotect = (pte: number): number => pte & ~PTE_W;
+export const pteMkwrite = (pte: number): number => pte | PTE_W | PTE_R;
+export const pteMkdirty = (pte: number): number => pte | PTE_D;
+export const pteMkclean = (pte: number): number => pte & ~PTE_D;
+export const pteMkyoung = (pte: number): number => pte | PTE_A;
+export const pteMkold = (pte: number): number => pte & ~PTE_A;
+export const pteMkspecial = (pte: number): number => pte | PTE_SPECIAL;
+/** The same frame, A and D under another protection. */
+export const pteModify = (pte: number, prot: number): number => (pte & ~PTE_PROT_BITS) | prot;
+
+/**
+ * Protection bits of a new entry of a VMA with these VM_* flags. A private mapping never gets W
+ * from here: its first write has to make the page its own. Compare vm_get_page_prot().
+ */
+export const vmPageProt = (vmFlags: number): number => {
+  if ((vmFlags & (VM_READ | VM_WRITE | VM_EXEC)) === 0) return PTE_PROT_NONE | PTE_R | PTE_U;
+  // W without R is reserved in hardware, and riscv's write-only mappings are readable.
+  const readable = (vmFlags & (VM_READ | VM_WRITE)) !== 0 ? PTE_R : 0;
+  const executable = (vmFlags & VM_EXEC) !== 0 ? PTE_X : 0;
+  const shared = (vmFlags & (VM_SHARED | VM_MAYSHARE)) !== 0;
+  const writable = shared && (vmFlags & VM_WRITE) !== 0 ? PTE_W : 0;
+  return PTE_V | PTE_U | readable | writable | executable;
+};
+
+/** W where the VMA may be written to. Compare maybe_mkwrite(). */
+export const maybeMkwrite = (pte: number, vmFlags: number): number =>
+  (vmFlags & VM_WRITE) !== 0 ? pteMkwrite(pte) : pte;

@@ -1,0 +1,47 @@
+/**
+ * Entries that are not present: migration entries. Compare include/linux/swapops.h.
+ *
+ *   31            10 9  8  7  6  5 4   1 0
+ *  | page frame     | 0  0 |D |A |0|type|0|
+ *
+ * A migration entry says which frame is being moved, whether the entry was writable, and whether
+ * its anonymous page was exclusive; whoever meets one waits for the lock of that folio.
+ */
+import { PTE_A, PTE_D, PTE_PPN_SHIFT, RAM_PFN_BASE } from '#emu';
+
+const SWP_TYPE_SHIFT = 1;
+const SWP_TYPE_MASK = 0xf << SWP_TYPE_SHIFT;
+
+export const SWP_MIGRATION_READ = 1 << SWP_TYPE_SHIFT;
+export const SWP_MIGRATION_READ_EXCLUSIVE = 2 << SWP_TYPE_SHIFT;
+export const SWP_MIGRATION_WRITE = 3 << SWP_TYPE_SHIFT;
+
+/** Type of an entry that is neither none nor present. */
+export const swpType = (entry: number): number => entry & SWP_TYPE_MASK;
+
+/** An entry of one of the SWP_MIGRATION_* types, with the A and D bits of the entry it replaces. */
+export const makeMigrationEntry = (page: number, type: number, pte: number): number =>
+  ((page + RAM_PFN_BASE) << PTE_PPN_SHIFT) | type | (pte & (PTE_A | PTE_D));
+
+/** True for a migration entry; `pte` is any entry that is not present. */
+export const isMigrationEntry = (pte: number): boolean => {
+  const type = pte & SWP_TYPE_MASK;
+  return type >= SWP_MIGRATION_READ && type <= SWP_MIGRATION_WRITE;
+};
+
+export const isWritableMigrationEntry = (entry: number): boolean =>
+  swpType(entry) === SWP_MIGRATION_WRITE;
+export const isReadableMigrationEntry = (entry: number): boolean =>
+  swpType(entry) === SWP_MIGRATION_READ;
+export const isReadableExclusiveMigrationEntry = (entry: number): boolean =>
+  swpType(entry) === SWP_MIGRATION_READ_EXCLUSIVE;
+
+/** The same entry under another SWP_MIGRATION_* type. */
+export const migrationEntryAs = (entry: number, type: number): number =>
+  (entry & ~SWP_TYPE_MASK) | type;
+
+/** The frame that is being moved. */
+export const migrationEntryPage = (entry: number): number =>
+  (entry >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
+export const isMigrationEntryYoung = (entry: number): boolean => (entry & PTE_A) !== 0;
+export const isMigrationEntryDirty = (entry: number): boolean => (entry & PTE_D) !== 0;

@@ -1,0 +1,23 @@
+/** The kernel's event counters (types.ts: VmStat). Compare mm/vmstat.c. */
+import { setField } from '#cells';
+import type { Kernel, VmStat } from './types.ts';
+
+export const createVmStat = (): VmStat => ({
+  pgfault: 0,
+  pgalloc: 0,
+  pgfree: 0,
+  nr_foll_pin_acquired: 0,
+  nr_foll_pin_released: 0,
+  pgmigrate_success: 0,
+  pgmigrate_fail: 0,
+  cow_copied: 0,
+  cow_reused: 0,
+  fork_copied_pinned: 0,
+  wrprotect: 0,
+  notifier_invalidations: 0,
+  tlb_shootdowns: 0,
+});
+
+/** Adds `delta` to a counter. */
+export const countStat = (k: Kernel, name: keyof VmStat, delta = 1): void =>
+  setField(k.state.stat, name, k.state.stat[name] + delta);

@@ -1,0 +1,50 @@
+/**
+ * mmap_lock: guards an address space's VMAs. Faults and GUP read, whatever changes VMAs writes.
+ *
+ * A path that cannot have it yields YP_WAIT until it can. No queue: who is stepped first after the
+ * release gets it, so a writer's progress rests on the scheduler's fairness.
+ */
+import { setField } from '#cells';
+import { type Path, YP_WAIT } from '../path.ts';
+import type { MmStruct } from '../types.ts';
+
+export const mmapReadTrylock = (mm: MmStruct): boolean => {
+  const lock = mm.mmapLock;
+  if (lock.writer) return false;
+  setField(lock, 'readers', lock.readers + 1);
+  return true;
+};
+
+/** Waits for the lock and takes it for reading. Call it after mmapReadTrylock failed. */
+export function* mmapReadLock(mm: MmStruct): Path<void> {
+  while (!mmapReadTrylock(mm)) yield YP_WAIT;
+}
+
+export const mmapReadUnlock = (mm: MmStruct): void => {
+  const lock = mm.mmapLock;
+  if (lock.readers <= 0) throw new Error(`mm ${mm.id}: mmap_lock is not held for reading`);
+  setField(lock, 'readers', lock.readers - 1);
+};
+
+export const mmapWriteTrylock = (mm: MmStruct): boolean => {
+  const lock = mm.mmapLock;
+  if (lock.writer || lock.readers > 0) return false;
+  setField(lock, 'writer', true);
+  return true;
+};
+
+/** Waits for the lock and takes it for writing. */
+export function* mmapWriteLock(mm: MmStruct): Path<void> {
+  while (!mmapWriteTrylock(mm)) yield YP_WAIT;
+}
+
+export const mmapWriteUnlock = (mm: MmStruct): void => {
+  if (!mm.mmapLock.writer) throw new Error(`mm ${mm.id}: mmap_lock is not held for writing`);
+  setField(mm.mmapLock, 'writer', false);
+};
+
+/** @throws Error unless the caller's side holds the lock in one way or the other */
+export const mmapAssertLocked = (mm: MmStruct): void => {
+  if (!mm.mmapLock.writer && mm.mmapLock.readers === 0)
+    throw new Error(`mm ${mm.id}: mmap_lock is not held`);
+};
