@@ -1,0 +1,530 @@
+/**
+ * The DMA engine: copies memory as a ring of descriptors says, one descriptor at a time.
+ *
+ * Our own device; this is its specification, with dma-ring.ts for the structures in memory.
+ * Registers are words at these offsets (any other access reads 0 and writes nothing):
+ *
+ *   0x00 ID          RO   0x616d6447
+ *   0x04 VERSION     RO   1
+ *   0x08 CONTROL     RW   bit 0 enable, bit 1 interrupt enable; writing bit 31 resets everything
+ *   0x0c STATUS      RO   bit 0 a descriptor is in progress, bit 1 an error has happened
+ *   0x10 RING_LO     RW   bus address of the ring; bits 4..0 are zero
+ *   0x14 RING_HI     RW
+ *   0x18 RING_SIZE   RW   descriptors in the ring: a power of two, at most 4096
+ *   0x1c HEAD        RO   descriptors completed, modulo 2^32
+ *   0x20 TAIL        RW   descriptors handed over, modulo 2^32; a write is the doorbell
+ *   0x24 IRQ_STATUS  W1C  bit 0 completion, bit 1 error; the line is high while one is set and enabled
+ *   0x28 LATENCY     RW   instructions from submission to completion, 2000 after reset
+ *
+ * Submission of a descriptor is the doorbell, or the completion of the one before it. The
+ * descriptor and its lists are read then; exactly LATENCY instructions later (or when the memory
+ * behind the port is ready, if that is later) the bytes move, in ascending order, then the status
+ * word is written, HEAD advances, and the interrupt is raised. A descriptor with an error completes
+ * like any other, with its status. Without a readable descriptor (a ring that is not there, a size
+ * that is not a power of two, TAIL further ahead than the ring is long) there is nowhere to report
+ * to: the engine sets the error bits and stands still until it is reset. Clearing IRQ_STATUS bit 1
+ * clears the error in STATUS too, unless the engine stands still.
+ */
+import { type Clock, DMA_OK, type DmaPort, type IrqLine, type MmioDevice } from '#emu';
+import {
+  createDmaSegments,
+  DMA_DESC_BYTES,
+  DMA_DESC_STATUS,
+  DMA_FLAG_DST_SG,
+  DMA_FLAG_IRQ,
+  DMA_FLAG_SRC_SG,
+  DMA_MAX_BYTES,
+  DMA_SG_BYTES,
+  DMA_SG_LAST,
+  DMA_STATUS_BAD_DESCRIPTOR,
+  DMA_STATUS_BUS_ERROR,
+  DMA_STATUS_DONE,
+  type DmaSegments,
+  dmaAddress,
+  dmaWord,
+  pushDmaSegment,
+  putDmaWord,
+  restoreDmaSegments,
+  saveDmaSegments,
+} from './dma-ring.ts';
+
+export const DMA_ID = 0x00;
+export const DMA_VERSION = 0x04;
+export const DMA_CONTROL = 0x08;
+export const DMA_STATUS = 0x0c;
+export const DMA_RING_LO = 0x10;
+export const DMA_RING_HI = 0x14;
+export const DMA_RING_SIZE = 0x18;
+export const DMA_HEAD = 0x1c;
+export const DMA_TAIL = 0x20;
+export const DMA_IRQ_STATUS = 0x24;
+export const DMA_LATENCY = 0x28;
+
+export const DMA_ID_VALUE = 0x616d_6447;
+export const DMA_CONTROL_ENABLE = 1 << 0;
+export const DMA_CONTROL_IRQ = 1 << 1;
+export const DMA_CONTROL_RESET = 1 << 31;
+export const DMA_STATUS_BUSY = 1 << 0;
+export const DMA_STATUS_ERROR = 1 << 1;
+export const DMA_IRQ_COMPLETION = 1 << 0;
+export const DMA_IRQ_ERROR = 1 << 1;
+export const DMA_MAX_RING = 4096;
+export const DMA_DEFAULT_LATENCY = 2000;
+
+/** Memory that a submission must be able to reach before it can go on: [address, +lenBytes). */
+export interface DmaMapRequest {
+  address: number;
+  lenBytes: number;
+  write: boolean;
+}
+
+/** The engine, as a port sees it that has to prepare memory first. */
+export interface DmaClient {
+  /** What the current submission waits for; undefined when it waits for nothing. */
+  wanted(): Readonly<DmaMapRequest> | undefined;
+  /** The answer to wanted(): DMA_OK, from now on the port reaches that range, or DMA_FAULT. */
+  mapped(result: number): void;
+}
+
+/**
+ * Memory behind the engine. A port without `post` reaches all of its memory at any time. One with
+ * it is told of each submission, and calls the client's wanted() and mapped() in turn until nothing
+ * is wanted, at once or later; what was mapped stays so until release().
+ */
+export interface DmaEnginePort extends DmaPort {
+  /** Copies inside memory, ascending. DMA_OK or DMA_FAULT; after a fault a prefix was copied. */
+  copy(toAddress: number, fromAddress: number, lenBytes: number): number;
+  post?(client: DmaClient): void;
+  /** The descriptor is over, or was given up by a reset. */
+  release?(): void;
+}
+
+/* What a submission is waiting for. */
+const PHASE_IDLE = 0;
+const PHASE_DESCRIPTOR = 1;
+const PHASE_SRC_LIST = 2;
+const PHASE_DST_LIST = 3;
+const PHASE_SRC = 4;
+const PHASE_DST = 5;
+const PHASE_READY = 6; // for its completion
+
+/** Event: the current descriptor completes. */
+const EVENT_COMPLETE = 0;
+
+export interface DmaEngineConfig {
+  clock: Clock;
+  irq: IrqLine;
+  port: DmaEnginePort;
+  /** Name for the clock's events, when a machine has more than one engine. */
+  name?: string;
+}
+
+/** Registers and the descriptor in progress. */
+interface Registers {
+  control: number;
+  error: boolean;
+  /** Stands still until a reset. */
+  halted: boolean;
+  ringLo: number;
+  ringHi: number;
+  ringSize: number;
+  head: number;
+  tail: number;
+  irqStatus: number;
+  latency: number;
+  phase: number;
+  /** When the current descriptor was submitted, in instructions. */
+  submittedAt: number;
+  descriptor: number;
+  source: number;
+  destination: number;
+  lenBytes: number;
+  flags: number;
+  /** What the current descriptor will report. */
+  outcome: number;
+  /** Next list entry to read, bytes that the list has covered, next segment to map. */
+  listAt: number;
+  covered: number;
+  segment: number;
+}
+
+/** What a saved machine keeps of the engine; its event is the clock's, its pins the port's. */
+export interface DmaEngineState {
+  registers: Registers;
+  from: DmaSegments;
+  to: DmaSegments;
+}
+
+const afterReset = (): Registers => ({
+  control: 0,
+  error: false,
+  halted: false,
+  ringLo: 0,
+  ringHi: 0,
+  ringSize: 0,
+  head: 0,
+  tail: 0,
+  irqStatus: 0,
+  latency: DMA_DEFAULT_LATENCY,
+  phase: PHASE_IDLE,
+  submittedAt: 0,
+  descriptor: 0,
+  source: 0,
+  destination: 0,
+  lenBytes: 0,
+  flags: 0,
+  outcome: 0,
+  listAt: 0,
+  covered: 0,
+  segment: 0,
+});
+
+export class DmaEngine implements MmioDevice, DmaClient {
+  private readonly config: DmaEngineConfig;
+  private readonly name: string;
+  private r: Registers;
+  private readonly from: DmaSegments;
+  private readonly to: DmaSegments;
+  private readonly request: DmaMapRequest;
+  /** Bytes of a descriptor, a list entry or a status word on their way. */
+  private readonly scratch: Uint8Array;
+
+  constructor(config: DmaEngineConfig) {
+    this.config = config;
+    this.name = config.name ?? 'dma-engine';
+    this.r = afterReset();
+    this.from = createDmaSegments();
+    this.to = createDmaSegments();
+    this.request = { address: 0, lenBytes: 0, write: false };
+    this.scratch = new Uint8Array(DMA_DESC_BYTES);
+    config.clock.receive(this.name, () => this.complete());
+  }
+
+  /** A descriptor is in progress. */
+  get busy(): boolean {
+    return this.r.phase !== PHASE_IDLE;
+  }
+
+  read(offset: number, sizeBytes: number): number {
+    if (sizeBytes !== 4) return 0;
+    const r = this.r;
+    switch (offset) {
+      case DMA_ID:
+        return DMA_ID_VALUE;
+      case DMA_VERSION:
+        return 1;
+      case DMA_CONTROL:
+        return r.control;
+      case DMA_STATUS:
+        return (this.busy ? DMA_STATUS_BUSY : 0) | (r.error ? DMA_STATUS_ERROR : 0);
+      case DMA_RING_LO:
+        return r.ringLo;
+      case DMA_RING_HI:
+        return r.ringHi;
+      case DMA_RING_SIZE:
+        return r.ringSize;
+      case DMA_HEAD:
+        return r.head;
+      case DMA_TAIL:
+        return r.tail;
+      case DMA_IRQ_STATUS:
+        return r.irqStatus;
+      case DMA_LATENCY:
+        return r.latency;
+      default:
+        return 0;
+    }
+  }
+
+  write(offset: number, sizeBytes: number, value: number): void {
+    if (sizeBytes !== 4) return;
+    const r = this.r;
+    switch (offset) {
+      case DMA_CONTROL:
+        if ((value & DMA_CONTROL_RESET) !== 0) {
+          this.reset();
+          return;
+        }
+        r.control = value & (DMA_CONTROL_ENABLE | DMA_CONTROL_IRQ);
+        this.updateIrq();
+        this.submitNext();
+        break;
+      case DMA_RING_LO:
+        r.ringLo = (value & ~(DMA_DESC_BYTES - 1)) >>> 0;
+        break;
+      case DMA_RING_HI:
+        r.ringHi = value >>> 0;
+        break;
+      case DMA_RING_SIZE:
+        r.ringSize = value >>> 0;
+        break;
+      case DMA_TAIL:
+        r.tail = value >>> 0;
+        this.submitNext();
+        break;
+      case DMA_IRQ_STATUS:
+        r.irqStatus &= ~value;
+        if ((value & DMA_IRQ_ERROR) !== 0 && !r.halted) r.error = false;
+        this.updateIrq();
+        break;
+      case DMA_LATENCY:
+        r.latency = value >>> 0;
+        break;
+    }
+  }
+
+  /** Back to the state after power-on; a descriptor in progress is given up, its status unwritten. */
+  reset(): void {
+    this.config.clock.cancel(this.name, EVENT_COMPLETE);
+    this.config.port.release?.();
+    this.r = afterReset();
+    this.from.count = 0;
+    this.to.count = 0;
+    this.updateIrq();
+  }
+
+  wanted(): Readonly<DmaMapRequest> | undefined {
+    const r = this.r;
+    switch (r.phase) {
+      case PHASE_DESCRIPTOR:
+        return this.want(r.descriptor, DMA_DESC_BYTES, true);
+      case PHASE_SRC_LIST:
+      case PHASE_DST_LIST:
+        return this.want(r.listAt, DMA_SG_BYTES, false);
+      case PHASE_SRC:
+        return this.want(this.from.address[r.segment]!, this.from.lenBytes[r.segment]!, false);
+      case PHASE_DST:
+        return this.want(this.to.address[r.segment]!, this.to.lenBytes[r.segment]!, true);
+      default:
+        return undefined;
+    }
+  }
+
+  mapped(result: number): void {
+    const r = this.r;
+    switch (r.phase) {
+      case PHASE_DESCRIPTOR:
+        if (result !== DMA_OK || !this.readDescriptor()) this.halt();
+        break;
+      case PHASE_SRC_LIST:
+        if (result !== DMA_OK) this.finish(DMA_STATUS_BUS_ERROR);
+        else if (this.readListEntry(this.from)) this.startDestination();
+        break;
+      case PHASE_DST_LIST:
+        if (result !== DMA_OK) this.finish(DMA_STATUS_BUS_ERROR);
+        else if (this.readListEntry(this.to)) this.startMapping();
+        break;
+      case PHASE_SRC:
+      case PHASE_DST:
+        if (result !== DMA_OK) this.finish(DMA_STATUS_BUS_ERROR);
+        else this.nextSegment();
+        break;
+    }
+  }
+
+  save(): DmaEngineState {
+    return {
+      registers: { ...this.r },
+      from: saveDmaSegments(this.from),
+      to: saveDmaSegments(this.to),
+    };
+  }
+
+  /**
+   * Drives no line and schedules nothing: the other ends and the clock are restored too. A
+   * submission that had not begun is posted again.
+   */
+  restore(state: DmaEngineState): void {
+    this.r = { ...state.registers };
+    restoreDmaSegments(this.from, state.from);
+    restoreDmaSegments(this.to, state.to);
+    if (this.wanted() !== undefined) this.config.port.post?.(this);
+  }
+
+  private want(address: number, lenBytes: number, write: boolean): Readonly<DmaMapRequest> {
+    this.request.address = address;
+    this.request.lenBytes = lenBytes;
+    this.request.write = write;
+    return this.request;
+  }
+
+  /** Takes the next descriptor, if there is one and nothing is in progress. */
+  private submitNext(): void {
+    const r = this.r;
+    if (this.busy || r.halted || (r.control & DMA_CONTROL_ENABLE) === 0) return;
+    const waiting = (r.tail - r.head) >>> 0;
+    if (waiting === 0) return;
+    const sized = r.ringSize > 0 && r.ringSize <= DMA_MAX_RING && isPowerOfTwo(r.ringSize);
+    if (!sized || waiting > r.ringSize) {
+      this.halt();
+      return;
+    }
+    r.phase = PHASE_DESCRIPTOR;
+    r.submittedAt = this.config.clock.now;
+    r.descriptor = r.ringHi * 2 ** 32 + r.ringLo + (r.head & (r.ringSize - 1)) * DMA_DESC_BYTES;
+    const port = this.config.port;
+    if (port.post !== undefined) port.post(this);
+    else while (this.wanted() !== undefined) this.mapped(DMA_OK);
+  }
+
+  /** Returns false when the descriptor cannot be read. */
+  private readDescriptor(): boolean {
+    const r = this.r;
+    const bytes = this.scratch;
+    if (this.config.port.read(r.descriptor, bytes, 0, DMA_DESC_BYTES) !== DMA_OK) return false;
+    r.source = dmaAddress(bytes, 0);
+    r.destination = dmaAddress(bytes, 8);
+    r.flags = dmaWord(bytes, 20);
+    r.lenBytes = dmaWord(bytes, 16);
+    r.outcome = DMA_STATUS_DONE;
+    this.from.count = 0;
+    this.to.count = 0;
+    const known = DMA_FLAG_IRQ | DMA_FLAG_SRC_SG | DMA_FLAG_DST_SG;
+    if (r.lenBytes === 0 || r.lenBytes > DMA_MAX_BYTES || (r.flags & ~known) !== 0)
+      this.finish(DMA_STATUS_BAD_DESCRIPTOR);
+    else this.startSource();
+    return true;
+  }
+
+  private startSource(): void {
+    const r = this.r;
+    if ((r.flags & DMA_FLAG_SRC_SG) !== 0) {
+      this.startList(PHASE_SRC_LIST, r.source);
+      return;
+    }
+    pushDmaSegment(this.from, r.source, r.lenBytes);
+    this.startDestination();
+  }
+
+  private startDestination(): void {
+    const r = this.r;
+    if ((r.flags & DMA_FLAG_DST_SG) !== 0) {
+      this.startList(PHASE_DST_LIST, r.destination);
+      return;
+    }
+    pushDmaSegment(this.to, r.destination, r.lenBytes);
+    this.startMapping();
+  }
+
+  private startList(phase: number, address: number): void {
+    this.r.phase = phase;
+    this.r.listAt = address;
+    this.r.covered = 0;
+  }
+
+  /** Reads one entry. Returns true when the list covers the descriptor's length. */
+  private readListEntry(list: DmaSegments): boolean {
+    const r = this.r;
+    if (this.config.port.read(r.listAt, this.scratch, 0, DMA_SG_BYTES) !== DMA_OK) {
+      this.finish(DMA_STATUS_BUS_ERROR);
+      return false;
+    }
+    const lenBytes = Math.min(dmaWord(this.scratch, 8), r.lenBytes - r.covered);
+    if (lenBytes === 0 || !pushDmaSegment(list, dmaAddress(this.scratch, 0), lenBytes)) {
+      this.finish(DMA_STATUS_BAD_DESCRIPTOR);
+      return false;
+    }
+    r.covered += lenBytes;
+    r.listAt += DMA_SG_BYTES;
+    if (r.covered === r.lenBytes) return true;
+    if ((dmaWord(this.scratch, 12) & DMA_SG_LAST) !== 0) this.finish(DMA_STATUS_BAD_DESCRIPTOR);
+    return false;
+  }
+
+  private startMapping(): void {
+    // Only a port that maps needs the segments asked for one by one.
+    if (this.config.port.post === undefined) {
+      this.finish(DMA_STATUS_DONE);
+      return;
+    }
+    this.r.phase = PHASE_SRC;
+    this.r.segment = 0;
+  }
+
+  private nextSegment(): void {
+    const r = this.r;
+    r.segment++;
+    if (r.phase === PHASE_SRC && r.segment === this.from.count) {
+      r.phase = PHASE_DST;
+      r.segment = 0;
+    } else if (r.phase === PHASE_DST && r.segment === this.to.count) {
+      this.finish(DMA_STATUS_DONE);
+    }
+  }
+
+  /** Nothing more is needed: the descriptor completes LATENCY after its submission. */
+  private finish(outcome: number): void {
+    const r = this.r;
+    r.outcome = outcome;
+    r.phase = PHASE_READY;
+    this.config.clock.at(r.submittedAt + r.latency, this.name, EVENT_COMPLETE);
+  }
+
+  private complete(): void {
+    const r = this.r;
+    if (r.outcome === DMA_STATUS_DONE && !this.moveBytes()) r.outcome = DMA_STATUS_BUS_ERROR;
+    putDmaWord(this.scratch, 0, r.outcome);
+    const port = this.config.port;
+    const told = port.write(r.descriptor + DMA_DESC_STATUS, this.scratch, 0, 4) === DMA_OK;
+    port.release?.();
+    if (!told) {
+      this.halt();
+      return;
+    }
+    r.head = (r.head + 1) >>> 0;
+    r.phase = PHASE_IDLE;
+    if (r.outcome !== DMA_STATUS_DONE) {
+      r.error = true;
+      r.irqStatus |= DMA_IRQ_ERROR;
+    }
+    if ((r.flags & DMA_FLAG_IRQ) !== 0) r.irqStatus |= DMA_IRQ_COMPLETION;
+    this.updateIrq();
+    this.submitNext();
+  }
+
+  /** Copies what both lists have in common, piece by piece. Returns false on a bus error. */
+  private moveBytes(): boolean {
+    const { from, to } = this;
+    let source = 0;
+    let target = 0;
+    let sourceDone = 0;
+    let targetDone = 0;
+    while (source < from.count && target < to.count) {
+      const run = Math.min(from.lenBytes[source]! - sourceDone, to.lenBytes[target]! - targetDone);
+      const result = this.config.port.copy(
+        to.address[target]! + targetDone,
+        from.address[source]! + sourceDone,
+        run,
+      );
+      if (result !== DMA_OK) return false;
+      sourceDone += run;
+      targetDone += run;
+      if (sourceDone === from.lenBytes[source]) {
+        source++;
+        sourceDone = 0;
+      }
+      if (targetDone === to.lenBytes[target]) {
+        target++;
+        targetDone = 0;
+      }
+    }
+    return true;
+  }
+
+  /** The ring cannot be used. */
+  private halt(): void {
+    this.config.port.release?.();
+    this.r.phase = PHASE_IDLE;
+    this.r.halted = true;
+    this.r.error = true;
+    this.r.irqStatus |= DMA_IRQ_ERROR;
+    this.updateIrq();
+  }
+
+  private updateIrq(): void {
+    const enabled = (this.r.control & DMA_CONTROL_IRQ) !== 0;
+    this.config.irq.set(enabled && this.r.irqStatus !== 0);
+  }
+}
+
+const isPowerOfTwo = (value: number): boolean => (value & (value - 1)) === 0;
