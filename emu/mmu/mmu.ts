@@ -1,7 +1,60 @@
-/** One hart's MMU: TLB, contexts, walker and fences behind one class. Signatures first. */
+/**
+ * One hart's MMU: what the hart and the host kernel call. Selects contexts, fills the TLB after a
+ * miss, turns the walker's faults into causes, and carries out the fences. Privileged ISA 1.13,
+ * chapters 12.2.1 (SFENCE.VMA), 15.3.2 (HFENCE) and 15.5.3.
+ */
+import {
+  CODE_FLAGS,
+  HART_BASE,
+  HART_DATA_HASH,
+  HART_DATA_KEY,
+  HART_FETCH_HASH,
+  HART_FETCH_KEY,
+  HART_STRIDE,
+  PAGE_MASK,
+  PAGE_SHIFT,
+  PAGE_SIZE,
+  RAM_BASE,
+  RAM_OFFSET,
+} from '../layout.ts';
 import type { PhysMemory } from '../memory.ts';
-import { type MmuCounts, readMmuCounts } from './counters.ts';
-import { createTranslationRegs, type TranslationRegs } from './regs.ts';
+import { PTE_R, PTE_W, PTE_X } from '../pte.ts';
+import {
+  CTX_ADUE1,
+  CTX_ADUE2,
+  CTX_MXR,
+  CTX_SUM,
+  CTX_USER,
+  CTX_VIRT,
+  CTX_VMXR,
+  type Context,
+  type ContextKey,
+  ContextTable,
+  type ContextTableState,
+  KEY_SHIFT,
+} from './context.ts';
+import {
+  COUNT_ACCESS_FAULTS,
+  COUNT_CONTEXT_SWITCHES,
+  COUNT_CONTEXTS_CREATED,
+  COUNT_CONTEXTS_EVICTED,
+  COUNT_FENCES_PAGE,
+  COUNT_FENCES_SPACE,
+  COUNT_FLUSH_ALL,
+  COUNT_FLUSHES,
+  COUNT_GUEST_PAGE_FAULTS,
+  COUNT_PAGE_FAULTS,
+  COUNT_ROLLOVERS,
+  COUNT_TLB_MISS_EXEC,
+  COUNT_TLB_MISS_READ,
+  COUNT_TLB_MISS_WRITE,
+  counterBase,
+  type MmuCounts,
+  readMmuCounts,
+} from './counters.ts';
+import { createTranslationRegs, PRIV_M, PRIV_U, type TranslationRegs } from './regs.ts';
+import { TAG_PAGE_MASK, TLB_INDEX_MASK, Tlb } from './tlb.ts';
+import { FAULT_ACCESS, FAULT_PAGE, type Need, WALK_NOT_RAM, Walker } from './walk.ts';
 
 /** Kinds of access. For guestAccessSlow(), ACCESS_EXEC is what HLVX does: a load by execute permission. */
 export const ACCESS_READ = 0;
@@ -14,16 +67,18 @@ export const MMU_FAULT = -1;
 /** Translated, but not RAM: Mmu.pa is the physical address. */
 export const MMU_MMIO = -2;
 
-/** What a saved machine keeps of an MMU; the arrays are saved with the memory. */
+/** Exception codes (Priv 15.6.1), by access: read, write, execute. */
+const ACCESS_FAULT_CAUSE = [5, 7, 1] as const;
+const PAGE_FAULT_CAUSE = [13, 15, 12] as const;
+const GUEST_PAGE_FAULT_CAUSE = [21, 23, 20] as const;
+
+/** What a saved machine keeps of an MMU; the arrays and the counters are saved with the memory. */
 export interface MmuState {
   regs: TranslationRegs;
-  contexts: Int32Array;
-  spaces: Int32Array;
+  table: ContextTableState;
+  dataContext: number;
+  fetchContext: number;
 }
-
-const later = (): never => {
-  throw new Error('mmu: not linked');
-};
 
 export class Mmu {
   readonly memory: PhysMemory;
@@ -45,6 +100,28 @@ export class Mmu {
   /** After a slow path that did not fault: the physical address. */
   pa: number;
 
+  private readonly i32: Int32Array;
+  /** Word indexes of the READ and WRITE arrays. */
+  private readonly readBase: number;
+  private readonly writeBase: number;
+  private readonly u8: Uint8Array;
+  private readonly f64: Float64Array;
+  private readonly counters: number;
+  private readonly hartBlock: number;
+  private readonly tlb: Tlb;
+  private readonly table: ContextTable;
+  private readonly walker: Walker;
+  /** The selected contexts, with their key (shifted) and hash as the hart block has them. */
+  private dataContext: Context;
+  private fetchContext: Context;
+  private dataKey: number;
+  private dataHash: number;
+  /** Last context of each (V, user) for loads and stores, and for fetches: trap and return find it here. */
+  private readonly dataMemo: Context[];
+  private readonly fetchMemo: Context[];
+  /** Scratch of contextFor(). */
+  private readonly wanted: ContextKey;
+
   constructor(memory: PhysMemory, hartIndex: number) {
     this.memory = memory;
     this.hartIndex = hartIndex;
@@ -57,9 +134,39 @@ export class Mmu {
     this.faultGpaHi = 0;
     this.faultHtinst = 0;
     this.pa = 0;
+    this.i32 = memory.i32;
+    this.u8 = memory.u8;
+    this.f64 = memory.f64;
+    this.counters = counterBase(hartIndex);
+    this.hartBlock = (HART_BASE + hartIndex * HART_STRIDE) >>> 2;
+    this.tlb = new Tlb(memory, hartIndex);
+    this.readBase = this.tlb.readBase;
+    this.writeBase = this.tlb.writeBase;
+    this.table = new ContextTable({
+      keysRolledOver: () => {
+        this.tlb.clearKeyed();
+        this.count(COUNT_ROLLOVERS);
+      },
+      spaceKeysRolledOver: () => {
+        this.tlb.clearSpaces();
+        this.count(COUNT_ROLLOVERS);
+      },
+      contextCreated: () => this.count(COUNT_CONTEXTS_CREATED),
+      contextEvicted: () => this.count(COUNT_CONTEXTS_EVICTED),
+    });
+    this.walker = new Walker(memory, this.tlb, this.counters);
+    const bare = this.table.bare;
+    this.dataContext = bare;
+    this.fetchContext = bare;
+    this.dataKey = 0;
+    this.dataHash = 0;
+    this.dataMemo = [bare, bare, bare, bare];
+    this.fetchMemo = [bare, bare, bare, bare];
+    this.wanted = { flags: 0, atp: 0, ppn: 0, gatp: 0, gppn: 0 };
+    this.publish();
   }
 
-  /** The same as a number (exact below 2^53). */
+  /** The guest physical address as a number (exact below 2^53). */
   get faultGpa(): number {
     return (this.faultGpaHi >>> 0) * 2 ** 32 + (this.faultGpaLo >>> 0);
   }
@@ -70,81 +177,316 @@ export class Mmu {
   }
 
   /**
-   * Slow paths, after a TLB miss. `size` bytes at the address must lie within one page.
-   * Return a byte offset into the memory, MMU_FAULT or MMU_MMIO.
+   * Slow paths, after a TLB miss. The bytes accessed must lie within one page.
+   * Return a byte offset into the memory, MMU_FAULT or MMU_MMIO; enter what was found into the TLB.
    */
-  readSlow(_vaLo: number, _vaHi: number): number {
-    return later();
+  readSlow(vaLo: number, vaHi: number): number {
+    this.f64[this.counters + COUNT_TLB_MISS_READ]!++;
+    const c = this.dataContext;
+    const page = this.walker.translate(c, vaLo, vaHi, PTE_R, false);
+    if (page < 0) return this.noRam(page, c, vaLo, vaHi, ACCESS_READ);
+    this.tlb.fill(this.tlb.readBase, c, vaLo, vaHi, page);
+    if (this.walker.level > 0) c.superpages.add(this.walker.level, vaLo, vaHi);
+    return this.found(page + (vaLo & PAGE_MASK));
   }
 
-  /** For a frame that holds decoded instructions: the offset, but no TLB entry; the writer calls memory.wrote(). */
-  writeSlow(_vaLo: number, _vaHi: number): number {
-    return later();
+  /** For a frame that holds decoded instructions: the offset, but no write entry; the writer calls memory.wrote(). */
+  writeSlow(vaLo: number, vaHi: number): number {
+    this.f64[this.counters + COUNT_TLB_MISS_WRITE]!++;
+    const c = this.dataContext;
+    const page = this.walker.translate(c, vaLo, vaHi, PTE_W, false);
+    if (page < 0) return this.noRam(page, c, vaLo, vaHi, ACCESS_WRITE);
+    // Whatever may be written may be read: W without R is reserved, in both stages.
+    this.tlb.fill(this.tlb.readBase, c, vaLo, vaHi, page);
+    if (this.u8[CODE_FLAGS + ((page - RAM_OFFSET) >>> PAGE_SHIFT)] === 0)
+      this.tlb.fill(this.tlb.writeBase, c, vaLo, vaHi, page);
+    if (this.walker.level > 0) c.superpages.add(this.walker.level, vaLo, vaHi);
+    return this.found(page + (vaLo & PAGE_MASK));
   }
 
-  fetchSlow(_vaLo: number, _vaHi: number): number {
-    return later();
+  fetchSlow(vaLo: number, vaHi: number): number {
+    this.f64[this.counters + COUNT_TLB_MISS_EXEC]!++;
+    const c = this.fetchContext;
+    const page = this.walker.translate(c, vaLo, vaHi, PTE_X, true);
+    if (page < 0) return this.noRam(page, c, vaLo, vaHi, ACCESS_EXEC);
+    this.tlb.fill(this.tlb.execBase, c, vaLo, vaHi, page);
+    if (this.walker.level > 0) c.superpages.add(this.walker.level, vaLo, vaHi);
+    return this.found(page + (vaLo & PAGE_MASK));
   }
 
-  /** HLV, HSV, HLVX (ACCESS_EXEC): as if V=1 with privilege hstatus.SPVP. */
-  guestAccessSlow(_vaLo: number, _vaHi: number, _access: Access): number {
-    return later();
+  /** HLV, HSV, HLVX (ACCESS_EXEC): as if V=1 with privilege hstatus.SPVP. Leaves the TLB arrays alone. */
+  guestAccessSlow(vaLo: number, vaHi: number, access: Access): number {
+    const c = this.contextFor(this.dataMemo, true, this.regs.spvp === PRIV_U, false);
+    if (this.table.use(c)) this.publish();
+    const need: Need = access === ACCESS_READ ? PTE_R : access === ACCESS_WRITE ? PTE_W : PTE_X;
+    const page = this.walker.translate(c, vaLo, vaHi, need, false);
+    // HLVX is a load in all but the permission that it needs (Priv 15.3.1).
+    const reported = access === ACCESS_EXEC ? ACCESS_READ : access;
+    if (page < 0) return this.noRam(page, c, vaLo, vaHi, reported);
+    return this.found(page + (vaLo & PAGE_MASK));
   }
 
-  /** Load of `sizeBytes` (1, 2, 4, 8) as data of the current context: hit inline, then readSlow(). */
-  loadOffset(_vaLo: number, _vaHi: number, _sizeBytes: number): number {
-    return later();
+  /**
+   * Where a load of `sizeBytes` (1, 2, 4, 8) by the current context finds its bytes: the TLB hit, else
+   * readSlow(). A misaligned one always takes the slow path and must not cross a page.
+   */
+  loadOffset(vaLo: number, vaHi: number, sizeBytes: number): number {
+    const t = this.readBase + (((vaLo >>> 12) ^ this.dataHash) & TLB_INDEX_MASK) * 4;
+    const tag = (vaLo & (TAG_PAGE_MASK | (sizeBytes - 1))) | this.dataKey;
+    if (this.i32[t] === tag && this.i32[t + 1] === vaHi) return (vaLo + this.i32[t + 2]!) >>> 0;
+    return this.readSlow(vaLo, vaHi);
   }
 
-  storeOffset(_vaLo: number, _vaHi: number, _sizeBytes: number): number {
-    return later();
+  storeOffset(vaLo: number, vaHi: number, sizeBytes: number): number {
+    const t = this.writeBase + (((vaLo >>> 12) ^ this.dataHash) & TLB_INDEX_MASK) * 4;
+    const tag = (vaLo & (TAG_PAGE_MASK | (sizeBytes - 1))) | this.dataKey;
+    if (this.i32[t] === tag && this.i32[t + 1] === vaHi) return (vaLo + this.i32[t + 2]!) >>> 0;
+    return this.writeSlow(vaLo, vaHi);
   }
 
   /** To be called after any change of `regs`. Flushes nothing. */
   contextChanged(): void {
-    later();
+    const r = this.regs;
+    const fetch =
+      r.priv === PRIV_M
+        ? this.table.bare
+        : this.contextFor(this.fetchMemo, r.virt, r.priv === PRIV_U, true);
+    // From here on the table must not evict it to make room for the other one.
+    this.table.fetchContext = fetch;
+    // MPRV: loads and stores as in MPP and MPV (Priv 3.1.6.3; 15.4.1 for V).
+    const priv = r.mprv ? r.mpp : r.priv;
+    const virt = r.mprv ? r.mpv : r.virt;
+    this.dataContext =
+      priv === PRIV_M
+        ? this.table.bare
+        : this.contextFor(this.dataMemo, virt, priv === PRIV_U, false);
+    this.fetchContext = fetch;
+    this.publish();
   }
 
   /** SFENCE.VMA as the hart's current V has it: V=0 the S-stage, V=1 the VS-stage of the current VMID. */
-  sfenceVma(_vaLo?: number, _vaHi?: number, _asid?: number): void {
-    later();
+  sfenceVma(vaLo?: number, vaHi?: number, asid?: number): void {
+    if (this.regs.virt) this.fence(true, this.regs.hgatpVmid, asid, vaLo, vaHi);
+    else this.fence(false, undefined, asid, vaLo, vaHi);
   }
 
   /** SFENCE.VMA of HS-mode whatever the hart does now: the host kernel's shootdown. */
-  hostSfenceVma(_hva?: number, _asid?: number): void {
-    later();
+  hostSfenceVma(hva?: number, asid?: number): void {
+    if (hva === undefined) this.fence(false, undefined, asid, undefined, undefined);
+    else this.fence(false, undefined, asid, hva | 0, Math.floor(hva / 2 ** 32) | 0);
   }
 
   /** HFENCE.VVMA: the VS-stage of the VMID in hgatp. */
-  hfenceVvma(_vaLo?: number, _vaHi?: number, _asid?: number): void {
-    later();
+  hfenceVvma(vaLo?: number, vaHi?: number, asid?: number): void {
+    this.fence(true, this.regs.hgatpVmid, asid, vaLo, vaHi);
   }
 
-  /** HFENCE.GVMA. `gpa` is the address itself, not the shifted one of the instruction's rs1. */
-  hfenceGvma(_gpa?: number, _vmid?: number): void {
-    later();
+  /**
+   * HFENCE.GVMA. `gpa` is the address itself, not the shifted one of the instruction's rs1.
+   * What combines both stages is not found by a gpa and goes; the G-stage caches lose one page.
+   */
+  hfenceGvma(gpa?: number, vmid?: number): void {
+    const table = this.table;
+    this.count(gpa !== undefined ? COUNT_FENCES_PAGE : COUNT_FENCES_SPACE);
+    if (gpa === undefined && vmid === undefined) this.count(COUNT_FLUSH_ALL);
+    for (let i = 1; i < table.count; i++) {
+      const c = table.contexts[i] as Context;
+      if (c.key !== 0 && c.space !== undefined && (vmid === undefined || c.vmid === vmid))
+        this.flushContext(c);
+    }
+    const lo = gpa === undefined ? 0 : gpa | 0;
+    const hi = gpa === undefined ? 0 : Math.floor(gpa / 2 ** 32) | 0;
+    for (let i = 0; i < table.spaceCount; i++) {
+      const s = table.spaces[i];
+      if (s === undefined || s.key === 0 || (vmid !== undefined && s.vmid !== vmid)) continue;
+      if (gpa === undefined || s.superpages.mayCover(lo, hi)) {
+        table.retireSpace(s);
+        this.count(COUNT_FLUSHES);
+      } else this.tlb.dropGpa(s, lo, hi);
+    }
+    this.publish();
   }
 
   /** Drops everything, by new generations. */
   flushAll(): void {
-    later();
+    const table = this.table;
+    this.count(COUNT_FLUSH_ALL);
+    for (let i = 0; i < table.count; i++) {
+      const c = table.contexts[i] as Context;
+      if (c.key !== 0) this.flushContext(c);
+    }
+    for (let i = 0; i < table.spaceCount; i++) {
+      const s = table.spaces[i];
+      if (s === undefined || s.key === 0) continue;
+      table.retireSpace(s);
+      this.count(COUNT_FLUSHES);
+    }
+    this.publish();
   }
 
   /** A frame gets decoded instructions: no write entry may reach it any more. */
-  dropWriteEntries(_page: number): void {
-    later();
+  dropWriteEntries(page: number): void {
+    this.tlb.dropWriteEntries(page);
   }
 
-  /** Does any live entry map to this frame? */
-  holdsPage(_page: number): boolean {
-    return later();
+  /** Does any live entry map to this frame? Reads all three arrays. */
+  holdsPage(page: number): boolean {
+    return this.tlb.holdsPage(page, this.table.live);
   }
 
   save(): MmuState {
-    return later();
+    return {
+      regs: { ...this.regs },
+      table: this.table.save(),
+      dataContext: this.dataContext.index,
+      fetchContext: this.fetchContext.index,
+    };
   }
 
-  restore(_state: MmuState): void {
-    later();
+  /** Goes with the bytes of the TLB region and of the hart block, which the machine restores. */
+  restore(state: MmuState): void {
+    Object.assign(this.regs, state.regs);
+    this.table.restore(state.table);
+    const contexts = this.table.contexts;
+    this.dataContext = contexts[state.dataContext] ?? this.table.bare;
+    this.fetchContext = contexts[state.fetchContext] ?? this.table.bare;
+    this.table.dataContext = this.dataContext;
+    this.table.fetchContext = this.fetchContext;
+    this.dataMemo.fill(this.table.bare);
+    this.fetchMemo.fill(this.table.bare);
+    this.dataKey = this.dataContext.key << KEY_SHIFT;
+    this.dataHash = this.dataContext.hash;
+  }
+
+  /** The context of a mode that translates (if only to itself, with satp Bare). Has perhaps no key yet. */
+  private contextFor(memo: Context[], virt: boolean, user: boolean, fetch: boolean): Context {
+    const r = this.regs;
+    const w = this.wanted;
+    let flags = user ? CTX_USER : 0;
+    if (virt) {
+      flags |= CTX_VIRT;
+      // Neither SUM nor MXR changes what may be fetched, so fetches share one context.
+      if (!fetch) {
+        if (r.vsum && !user) flags |= CTX_SUM;
+        if (r.mxr) flags |= CTX_MXR;
+        if (r.vmxr) flags |= CTX_VMXR;
+      }
+      if (r.adueVs) flags |= CTX_ADUE1;
+      if (r.adueHs) flags |= CTX_ADUE2;
+      w.atp = (r.vsatpMode << 16) | r.vsatpAsid;
+      w.ppn = r.vsatpPpn;
+      w.gatp = (r.hgatpMode << 16) | r.hgatpVmid;
+      w.gppn = r.hgatpPpn;
+    } else {
+      if (r.satpMode === 0) return this.table.bare;
+      if (!fetch) {
+        if (r.sum && !user) flags |= CTX_SUM;
+        if (r.mxr) flags |= CTX_MXR;
+      }
+      if (r.adueHs) flags |= CTX_ADUE1;
+      w.atp = (r.satpMode << 16) | r.satpAsid;
+      w.ppn = r.satpPpn;
+      w.gatp = 0;
+      w.gppn = 0;
+    }
+    w.flags = flags;
+    const slot = (virt ? 2 : 0) + (user ? 1 : 0);
+    const last = memo[slot] as Context;
+    if (last.is(w)) return last;
+    const c = this.table.intern(w);
+    memo[slot] = c;
+    return c;
+  }
+
+  /** Gives the selected contexts keys and tells the hart block. */
+  private publish(): void {
+    const table = this.table;
+    const data = this.dataContext;
+    const fetch = this.fetchContext;
+    table.dataContext = data;
+    table.fetchContext = fetch;
+    table.use(data);
+    // A rollover for the second one has taken the first one's key.
+    if (table.use(fetch) && data !== fetch) table.use(data);
+    const key = data.key << KEY_SHIFT;
+    const fetchKey = fetch.key << KEY_SHIFT;
+    const i32 = this.i32;
+    const block = this.hartBlock;
+    if (key !== this.dataKey || i32[block + (HART_FETCH_KEY >>> 2)] !== fetchKey)
+      this.f64[this.counters + COUNT_CONTEXT_SWITCHES]!++;
+    this.dataKey = key;
+    this.dataHash = data.hash;
+    i32[block + (HART_DATA_KEY >>> 2)] = key;
+    i32[block + (HART_DATA_HASH >>> 2)] = data.hash;
+    i32[block + (HART_FETCH_KEY >>> 2)] = fetchKey;
+    i32[block + (HART_FETCH_HASH >>> 2)] = fetch.hash;
+  }
+
+  /** A fence of first-stage entries; undefined operands name everything. */
+  private fence(
+    virt: boolean,
+    vmid: number | undefined,
+    asid: number | undefined,
+    vaLo: number | undefined,
+    vaHi: number | undefined,
+  ): void {
+    const table = this.table;
+    const everything = vaLo === undefined && asid === undefined;
+    this.count(vaLo !== undefined ? COUNT_FENCES_PAGE : COUNT_FENCES_SPACE);
+    if (everything) this.count(COUNT_FLUSH_ALL);
+    const hi = vaHi ?? 0;
+    let flushed = false;
+    for (let i = 1; i < table.count; i++) {
+      const c = table.contexts[i] as Context;
+      if (c.key === 0 || c.virt !== virt) continue;
+      if (vmid !== undefined && c.vmid !== vmid) continue;
+      if (asid !== undefined && c.asid !== asid) continue;
+      if (vaLo === undefined || c.superpages.mayCover(vaLo, hi)) {
+        this.flushContext(c);
+        flushed = true;
+      } else this.tlb.dropPage(c, vaLo, hi);
+    }
+    if (flushed) this.publish();
+  }
+
+  private flushContext(c: Context): void {
+    this.table.retire(c);
+    this.count(COUNT_FLUSHES);
+  }
+
+  /** Notes the physical address of an offset, and returns the offset. */
+  private found(offset: number): number {
+    this.pa = offset - RAM_OFFSET + RAM_BASE;
+    return offset;
+  }
+
+  private count(slot: number): void {
+    this.f64[this.counters + slot]!++;
+  }
+
+  /** What a translation that did not end in RAM returns; sets `pa` or the fault. */
+  private noRam(status: number, c: Context, lo: number, hi: number, access: Access): number {
+    const walker = this.walker;
+    if (status === WALK_NOT_RAM) {
+      this.pa = walker.ppn * PAGE_SIZE + (lo & PAGE_MASK);
+      return MMU_MMIO;
+    }
+    this.faultTvalLo = lo;
+    this.faultTvalHi = hi;
+    this.faultGuestVa = c.virt;
+    this.faultGpaLo = walker.faultGpaLo;
+    this.faultGpaHi = walker.faultGpaHi;
+    this.faultHtinst = walker.faultHtinst;
+    if (walker.fault === FAULT_ACCESS) {
+      this.faultCause = ACCESS_FAULT_CAUSE[access];
+      this.count(COUNT_ACCESS_FAULTS);
+    } else if (walker.fault === FAULT_PAGE) {
+      this.faultCause = PAGE_FAULT_CAUSE[access];
+      this.count(COUNT_PAGE_FAULTS);
+    } else {
+      this.faultCause = GUEST_PAGE_FAULT_CAUSE[access];
+      this.count(COUNT_GUEST_PAGE_FAULTS);
+    }
+    return MMU_FAULT;
   }
 }
