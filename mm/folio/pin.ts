@@ -65,7 +65,8 @@ export const tryGrabFolio = (k: Kernel, folio: number, n: number, flags: number)
 /**
  * The same without any lock: the folio may be free, or another one, by the time it is counted.
  * After a pin there is a full barrier, before the caller reads the page-table entry again; the
- * other side clears the entry, has its barrier, and then looks at the pins (mm/rmap/).
+ * other side clears the entry, has its barrier, and then looks at the pins (mm/rmap/). Pins are
+ * not counted in nr_foll_pin_acquired here: the caller does so, by batches.
  * @returns the folio with its count raised, or -1
  */
 export const tryGrabFolioFast = (k: Kernel, page: number, n: number, flags: number): number => {
@@ -77,7 +78,6 @@ export const tryGrabFolioFast = (k: Kernel, page: number, n: number, flags: numb
   if (folioHasPincount(k, folio)) atomicAdd(pincount, folio, n);
   else atomicAdd(refcount, folio, n * (GUP_PIN_COUNTING_BIAS - 1));
   smpMb();
-  countStat(k, 'nr_foll_pin_acquired', n);
   return folio;
 };
 
@@ -91,16 +91,22 @@ const tryGetFolio = (k: Kernel, page: number, n: number): number => {
   }
 };
 
+/** Drops `n` pins of a folio, uncounted: the caller adds to nr_foll_pin_released, by batches. */
+export const dropPins = (k: Kernel, folio: number, n: number): void => {
+  if (folioHasPincount(k, folio)) {
+    atomicAdd(k.state.frames.pincount, folio, -n);
+    folioPut(k, folio, n);
+  } else {
+    folioPut(k, folio, n * GUP_PIN_COUNTING_BIAS);
+  }
+};
+
 /** Undoes tryGrabFolio with the same `n` and flags. The last reference frees the folio. */
 export const gupPutFolio = (k: Kernel, folio: number, n: number, flags: number): void => {
-  if ((flags & FOLL_PIN) !== 0) {
-    if (folio === k.state.zeroPage) return;
+  if ((flags & FOLL_PIN) === 0) {
+    folioPut(k, folio, n);
+  } else if (folio !== k.state.zeroPage) {
     countStat(k, 'nr_foll_pin_released', n);
-    if (folioHasPincount(k, folio)) atomicAdd(k.state.frames.pincount, folio, -n);
-    else {
-      folioPut(k, folio, n * GUP_PIN_COUNTING_BIAS);
-      return;
-    }
+    dropPins(k, folio, n);
   }
-  folioPut(k, folio, n);
 };

@@ -1,29 +1,233 @@
-/** GUP-fast: get_user_pages_fast() and pin_user_pages_fast(), lockless, with the slow path behind it. */
-import type { Path } from '../path.ts';
+/**
+ * GUP-fast: page tables walked without a lock and without a VMA, with the slow path behind it.
+ * Compare mm/gup.c, gup_fast_fallback() and gup_fast_pte_range().
+ *
+ * Each page is counted first, and its entry read again afterwards; whoever takes an entry away
+ * clears it first, and looks at the counts afterwards. One of the two sees the other. Against fork,
+ * which shares pages by write-protecting many entries, pins are bracketed by write_protect_seq.
+ *
+ * Linux keeps page tables from being freed meanwhile by disabling interrupts. Here nothing can come
+ * between but at a yield, so after a yield the way down from the root is walked again instead.
+ */
+import {
+  ATP_MODE_SV39,
+  PAGE_SIZE,
+  PTE_PPN_SHIFT,
+  PTE_R,
+  PTE_RSW_SHIFT,
+  PTE_U,
+  PTE_V,
+  PTE_W,
+  PTE_X,
+  RAM_OFFSET,
+  RAM_PFN_BASE,
+} from '#emu';
+import { fetchOr, readOnce, setField, smpRmb } from '#cells';
+import { gupPutFolio, tryGrabFolioFast } from '../folio/pin.ts';
+import { PG_REFERENCED } from '../frames/table.ts';
+import { type Path, YP_GUP_FAST_PINNED, YP_GUP_FAST_SEQ } from '../path.ts';
+import { countStat } from '../stat.ts';
 import type { Kernel, MmStruct } from '../types.ts';
-import type { GupUserId } from './users.ts';
+import {
+  FOLL_FAST_ONLY,
+  FOLL_GET,
+  FOLL_LONGTERM,
+  FOLL_PIN,
+  FOLL_TOUCH,
+  FOLL_UNLOCKABLE,
+  FOLL_WRITE,
+} from './flags.ts';
+import { gupArgs, gupFastRange } from './legality.ts';
+import { getUserPagesUnlocked } from './slow.ts';
+import { gupFastUnpinUserPages, sanityCheckPinnedPages } from './unpin.ts';
+import { gupMustUnshare } from './unshare.ts';
+import { checkGetUser, type GupUserId } from './users.ts';
 
-/** pin_user_pages_fast(). @returns pages pinned, or -errno when there is none */
-export const pinUserPagesFast = (
-  _k: Kernel,
-  _mm: MmStruct,
-  _hva: number,
-  _nrPages: number,
-  _flags: number,
-  _pages: Int32Array,
-): Path<number> => {
-  throw new Error('pinUserPagesFast: being written');
+const PTRS_PER_TABLE = 512;
+/** Words of an entry; its high word is zero (mm/pgtable/pte.ts). */
+const PTE_WORDS = 2;
+const WORDS_PER_PAGE = PAGE_SIZE / 4;
+const PTE_SPECIAL = 1 << PTE_RSW_SHIFT;
+
+/**
+ * Word index of the last-level directory's entry (Linux's pmd) for a page, or 0 where the way ends
+ * before. @param vpn hva / 4096
+ */
+const pmdLockless = (k: Kernel, mm: MmStruct, vpn: number): number => {
+  const { i32 } = k.memory;
+  let table = mm.pgd;
+  for (let level = k.satpMode === ATP_MODE_SV39 ? 2 : 3; ; level--) {
+    const index = Math.floor(vpn / PTRS_PER_TABLE ** level) % PTRS_PER_TABLE;
+    const word = RAM_OFFSET / 4 + table * WORDS_PER_PAGE + index * PTE_WORDS;
+    if (level === 1) return word;
+    const entry = readOnce(i32, word);
+    if ((entry & (PTE_V | PTE_R | PTE_W | PTE_X)) !== PTE_V) return 0;
+    table = (entry >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
+  }
 };
 
-/** get_user_pages_fast(). @param user row of the users table */
-export const getUserPagesFast = (
-  _k: Kernel,
-  _user: GupUserId,
-  _mm: MmStruct,
-  _hva: number,
-  _nrPages: number,
-  _flags: number,
-  _pages: Int32Array,
-): Path<number> => {
-  throw new Error('getUserPagesFast: being written');
+/**
+ * May a long writable pin take this folio? Without the VMA only what is known to be harmless:
+ * anonymous memory and shmem. One without a mapping has been truncated, and nobody can tell.
+ */
+const folioAllowed = (k: Kernel, folio: number, flags: number): boolean => {
+  const careful = FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE;
+  return (flags & careful) !== careful || readOnce(k.state.frames.mapping, folio) !== 0;
 };
+
+/** The lockless part. @returns how many pages, from the first, could be had: 0 is no error */
+function* gupFast(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+): Path<number> {
+  const pin = (flags & FOLL_PIN) !== 0;
+  const seq = readOnce(mm.writeProtectSeq, 0);
+  smpRmb();
+  if (pin && (seq & 1) !== 0) return 0;
+  if (k.watched) yield YP_GUP_FAST_SEQ;
+
+  const { i32 } = k.memory;
+  const pageFlags = k.state.frames.flags;
+  const wanted = (flags & FOLL_WRITE) !== 0 ? PTE_V | PTE_U | PTE_R | PTE_W : PTE_V | PTE_U | PTE_R;
+  let acquired = 0;
+  let n = 0;
+  tables: while (n < nrPages) {
+    const vpn = hva / PAGE_SIZE + n;
+    const first = vpn % PTRS_PER_TABLE;
+    const pmdp = pmdLockless(k, mm, vpn);
+    if (pmdp === 0) break;
+    const pmd = readOnce(i32, pmdp);
+    if ((pmd & (PTE_V | PTE_R | PTE_W | PTE_X)) !== PTE_V) break;
+    const table = (pmd >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
+    let ptep = RAM_OFFSET / 4 + table * WORDS_PER_PAGE + first * PTE_WORDS;
+    const end = Math.min(nrPages, n + PTRS_PER_TABLE - first);
+    for (; n < end; n++, ptep += PTE_WORDS) {
+      const pte = readOnce(i32, ptep);
+      if ((pte & (wanted | PTE_SPECIAL)) !== wanted) break tables;
+      const page = (pte >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
+      const folio = tryGrabFolioFast(k, page, 1, flags);
+      if (folio < 0) break tables;
+      if (pin) acquired++;
+      let gone = false;
+      if (k.watched) {
+        countStat(k, 'nr_foll_pin_acquired', acquired);
+        acquired = 0;
+        yield YP_GUP_FAST_PINNED;
+        gone = pmdLockless(k, mm, hva / PAGE_SIZE + n) !== pmdp;
+      }
+      if (
+        gone ||
+        readOnce(i32, pmdp) !== pmd ||
+        readOnce(i32, ptep) !== pte ||
+        !folioAllowed(k, folio, flags) ||
+        ((pte & PTE_W) === 0 && gupMustUnshare(k, null, flags, page))
+      ) {
+        gupPutFolio(k, folio, 1, flags);
+        break tables;
+      }
+      fetchOr(pageFlags, folio, PG_REFERENCED);
+      pages[n] = page;
+    }
+  }
+  if (acquired > 0) countStat(k, 'nr_foll_pin_acquired', acquired);
+
+  if (pin) {
+    smpRmb();
+    if (readOnce(mm.writeProtectSeq, 0) !== seq) {
+      gupFastUnpinUserPages(k, pages, n);
+      return 0;
+    }
+    sanityCheckPinnedPages(k, pages, n);
+  }
+  return n;
+}
+
+/** Fast, then slow for the rest. @param flags from gupArgs */
+function* gupFastFallback(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+): Path<number> {
+  const start = hva - (hva % PAGE_SIZE);
+  const error = gupFastRange(k, flags, start, nrPages);
+  if (error !== 0) return error;
+  if (nrPages === 0) return 0;
+  if ((flags & FOLL_PIN) !== 0 && !mm.hasPinned) setField(mm, 'hasPinned', true);
+
+  const nrFast = yield* gupFast(k, mm, start, nrPages, flags, pages);
+  if (nrFast === nrPages || (flags & FOLL_FAST_ONLY) !== 0) return nrFast;
+  const nrSlow = yield* getUserPagesUnlocked(
+    k,
+    mm,
+    start + nrFast * PAGE_SIZE,
+    nrPages - nrFast,
+    flags | FOLL_TOUCH | FOLL_UNLOCKABLE,
+    nrFast === 0 ? pages : pages.subarray(nrFast),
+  );
+  // With pages in hand an error is kept back: the caller has to be told about those.
+  if (nrSlow < 0) return nrFast > 0 ? nrFast : nrSlow;
+  return nrFast + nrSlow;
+}
+
+/**
+ * pin_user_pages_fast(): pins the pages of [hva, hva + nrPages * 4096).
+ * @param flags FOLL_WRITE, FOLL_LONGTERM, FOLL_NOFAULT, ... (flags.ts, FOLL_FAST_ALLOWED)
+ * @param pages filled with page numbers, in order of address; released by unpinUserPages*()
+ * @returns pages pinned, possibly fewer than asked for; or -errno when there is none:
+ *   -EINVAL flags, -EFAULT no such memory, -ENOMEM, -EOVERFLOW
+ */
+export function* pinUserPagesFast(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+): Path<number> {
+  const all = gupArgs(flags, FOLL_PIN, pages);
+  if (all < 0) return all;
+  return yield* gupFastFallback(k, mm, hva, nrPages, all, pages);
+}
+
+/**
+ * get_user_pages_fast(): the same with plain references, released by folioPut.
+ * @param user row of the users table (users.ts)
+ * @throws Error when the policy does not give that user FOLL_GET
+ */
+export function* getUserPagesFast(
+  k: Kernel,
+  user: GupUserId,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+): Path<number> {
+  checkGetUser(k.policy, user);
+  const all = gupArgs(flags, FOLL_GET, pages);
+  if (all < 0) return all;
+  return yield* gupFastFallback(k, mm, hva, nrPages, all, pages);
+}
+
+/** get_user_pages_fast_only(): the lockless part alone. @returns pages referenced; 0 is no error */
+export function* getUserPagesFastOnly(
+  k: Kernel,
+  user: GupUserId,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+): Path<number> {
+  checkGetUser(k.policy, user);
+  const all = gupArgs(flags, FOLL_GET | FOLL_FAST_ONLY, pages);
+  if (all < 0) return all;
+  return yield* gupFastFallback(k, mm, hva, nrPages, all, pages);
+}

@@ -4,8 +4,9 @@
  * Linux warns once and returns an error; here only the error. `locked`, the argument by which a
  * caller in Linux says that it holds the mmap lock, does not exist: every entry takes the lock itself.
  */
-import { PAGE_SIZE } from '#emu';
+import { ATP_MODE_SV39, PAGE_SIZE } from '#emu';
 import { EFAULT, EINVAL, EOVERFLOW } from '../errno.ts';
+import type { Kernel } from '../types.ts';
 import {
   FOLL_FAST_ALLOWED,
   FOLL_GET,
@@ -30,19 +31,17 @@ export const gupArgs = (flags: number, toSet: number, pages: Int32Array | null):
   return all;
 };
 
+/** First hva above user space: half of what the page tables span. */
+export const taskSize = (k: Kernel): number =>
+  k.satpMode === ATP_MODE_SV39 ? 0x40_0000_0000 : 0x8000_0000_0000;
+
 /**
  * The checks that only the fast entry makes. @param flags from gupArgs
- * @param taskSize first hva above user space
  * @returns 0, -EINVAL, -EOVERFLOW or -EFAULT
  */
-export const gupFastRange = (
-  flags: number,
-  hva: number,
-  nrPages: number,
-  taskSize: number,
-): number => {
+export const gupFastRange = (k: Kernel, flags: number, hva: number, nrPages: number): number => {
   if ((flags & ~FOLL_FAST_ALLOWED) !== 0) return -EINVAL;
   const end = hva + nrPages * PAGE_SIZE;
   if (end >= 2 ** 64) return -EOVERFLOW;
-  return end > taskSize ? -EFAULT : 0;
+  return end > taskSize(k) ? -EFAULT : 0;
 };
