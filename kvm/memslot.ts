@@ -1,0 +1,102 @@
+/**
+ * Memory slots: which ranges of guest-physical memory stand for which ranges of the VMM's address
+ * space, and the dirty bitmap of each.
+ *
+ * Compare include/linux/kvm_host.h (struct kvm_memory_slot) and virt/kvm/kvm_main.c. Plain data.
+ * Left out: the dirty ring, slots in more than one address space, moving a slot.
+ */
+import { fetchOr, listInsert, listRemoveAt, readOnce, setField, writeOnce } from '#cells';
+import { PAGE_MASK, PAGE_SHIFT, PAGE_SIZE } from '#emu';
+
+/** Flags of a slot, as KVM_SET_USER_MEMORY_REGION has them. */
+export const KVM_MEM_LOG_DIRTY_PAGES = 1 << 0;
+export const KVM_MEM_READONLY = 1 << 1;
+
+/** One slot. Invariant: page-aligned, not overlapping another slot of the VM. */
+export interface MemSlot {
+  id: number;
+  /** First gpa, and bytes. */
+  gpa: number;
+  lenBytes: number;
+  /** hva of the first byte, in the VM's mm. */
+  hva: number;
+  flags: number;
+  /** One bit a page, least significant first; null unless KVM_MEM_LOG_DIRTY_PAGES. */
+  dirty: Int32Array | null;
+}
+
+/** What a VMM says of a slot. */
+export type MemSlotConfig = Pick<MemSlot, 'id' | 'gpa' | 'lenBytes' | 'hva'> & { flags?: number };
+
+const bitmapWords = (lenBytes: number): number => Math.ceil((lenBytes >>> PAGE_SHIFT) / 32);
+
+/**
+ * Adds a slot, in order of gpa.
+ * @param gpaLimit first gpa that the G-stage tables cannot translate
+ * @throws RangeError when it is not page-aligned, empty, too high, or meets another slot
+ */
+export const addMemSlot = (slots: MemSlot[], config: MemSlotConfig, gpaLimit: number): MemSlot => {
+  const { id, gpa, lenBytes, hva } = config;
+  const flags = config.flags ?? 0;
+  const where = `memory slot ${id} at gpa 0x${gpa.toString(16)}`;
+  if (lenBytes <= 0 || ((gpa % PAGE_SIZE) | (lenBytes % PAGE_SIZE) | (hva & PAGE_MASK)) !== 0)
+    throw new RangeError(
+      `${where}: ${lenBytes} bytes at hva 0x${hva.toString(16)}: not page-aligned`,
+    );
+  if (gpa + lenBytes > gpaLimit)
+    throw new RangeError(`${where}: ends above 0x${gpaLimit.toString(16)}`);
+  for (const other of slots)
+    if (other.id === id || (gpa < other.gpa + other.lenBytes && other.gpa < gpa + lenBytes))
+      throw new RangeError(`${where}: meets slot ${other.id}`);
+  const dirty =
+    (flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0 ? new Int32Array(bitmapWords(lenBytes)) : null;
+  const slot: MemSlot = { id, gpa, lenBytes, hva, flags, dirty };
+  const at = slots.findIndex((s) => s.gpa > gpa);
+  listInsert(slots, at < 0 ? slots.length : at, slot);
+  return slot;
+};
+
+/** Takes a slot out of the list. @returns it, or undefined when there is none of this id */
+export const removeMemSlot = (slots: MemSlot[], id: number): MemSlot | undefined => {
+  const at = slots.findIndex((s) => s.id === id);
+  return at < 0 ? undefined : listRemoveAt(slots, at);
+};
+
+/** The slot that holds this gpa, or undefined. */
+export const gpaToMemSlot = (slots: readonly MemSlot[], gpa: number): MemSlot | undefined => {
+  for (const slot of slots) if (gpa >= slot.gpa && gpa < slot.gpa + slot.lenBytes) return slot;
+  return undefined;
+};
+
+export const gpaToHva = (slot: MemSlot, gpa: number): number => slot.hva + (gpa - slot.gpa);
+
+export const slotReadOnly = (slot: MemSlot): boolean => (slot.flags & KVM_MEM_READONLY) !== 0;
+
+/** Is every write to the slot to be logged? Compare kvm_slot_dirty_track_enabled(). */
+export const slotLogsDirty = (slot: MemSlot): boolean =>
+  (slot.flags & (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)) === KVM_MEM_LOG_DIRTY_PAGES;
+
+/** Turns the log on (all clean) or off. The caller write-protects what is mapped. */
+export const setSlotDirtyLog = (slot: MemSlot, on: boolean): void => {
+  const others = slot.flags & ~KVM_MEM_LOG_DIRTY_PAGES;
+  setField(slot, 'flags', on ? others | KVM_MEM_LOG_DIRTY_PAGES : others);
+  setField(slot, 'dirty', on ? new Int32Array(bitmapWords(slot.lenBytes)) : null);
+};
+
+/**
+ * Sets the dirty bit of a page, where the slot logs. With the VM's lock held.
+ * @returns true when the bit was clear before. Compare mark_page_dirty_in_slot()
+ */
+export const markPageDirtyInSlot = (slot: MemSlot, gpa: number): boolean => {
+  if (slot.dirty === null) return false;
+  const index = (gpa - slot.gpa) >>> PAGE_SHIFT;
+  const bit = 1 << (index & 31);
+  return (fetchOr(slot.dirty, index >>> 5, bit) & bit) === 0;
+};
+
+/** Takes one word of the bitmap and leaves zero. */
+export const takeDirtyWord = (dirty: Int32Array, word: number): number => {
+  const bits = readOnce(dirty, word);
+  if (bits !== 0) writeOnce(dirty, word, 0);
+  return bits;
+};
