@@ -406,6 +406,7 @@ export const COMPRESSED: readonly InstructionRow[] = [
   ['c.addiw',     0x2001, 0xe003, FORMAT_CI,         OP_ADDIW],
   ['c.li',        0x4001, 0xe003, FORMAT_C_LI,       OP_ADDI],
   ['',            0x6001, 0xf07f, FORMAT_NONE,       OP_ILLEGAL],
+  ['',            0x6101, 0xffff, FORMAT_NONE,       OP_ILLEGAL],
   ['c.addi16sp',  0x6101, 0xef83, FORMAT_C_ADDI16SP, OP_ADDI],
   ['c.lui',       0x6001, 0xe003, FORMAT_C_LUI,      OP_LUI],
   ['c.srli',      0x8001, 0xec03, FORMAT_CB_SHIFT,   OP_SRLI],
