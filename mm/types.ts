@@ -93,6 +93,8 @@ export interface NotifierRange {
   end: number;
   event: number;
   blockable: boolean;
+  /** Who was told of the start: they, and nobody who subscribed since, are told of the end. */
+  told: NotifierSubscription[];
 }
 
 /** A subscriber by the name of its operations (registered on the kernel) and its own id. */

@@ -75,8 +75,7 @@ export const allocPages = (k: Kernel, order: number, gfp: number): number => {
     atomicAdd(zone.nrFree, 0, -(1 << order));
     writeOnce(frames.refcount, page, 1);
     countStat(k, 'pgalloc', 1 << order);
-    if ((gfp & GFP_ZERO) !== 0)
-      for (let i = 0; i < 1 << order; i++) k.memory.zeroPage(page + i);
+    if ((gfp & GFP_ZERO) !== 0) for (let i = 0; i < 1 << order; i++) k.memory.zeroPage(page + i);
     return page;
   }
   return -ENOMEM;

@@ -44,19 +44,22 @@ export const notifierRange = (
   start: number,
   end: number,
   event: number,
-): NotifierRange => ({ mm, start, end, event, blockable: true });
+): NotifierRange => ({ mm, start, end, event, blockable: true, told: [] });
 
 /** Tells every subscriber, without a yield: for sections that yield by themselves. */
 export const notifyRangeStart = (k: Kernel, range: NotifierRange): void => {
-  for (const { ops, owner } of range.mm.notifiers) {
+  for (const subscription of range.mm.notifiers) {
     countStat(k, 'notifier_invalidations');
-    opsOf(k, ops).invalidateRangeStart(owner, range);
+    range.told.push(subscription);
+    opsOf(k, subscription.ops).invalidateRangeStart(subscription.owner, range);
   }
 };
 
-/** Tells every subscriber that the change is done; in the order of the starts. */
+/** Tells whoever was told of the start, and is still there, that the change is done. */
 export const notifyRangeEnd = (k: Kernel, range: NotifierRange): void => {
-  for (const { ops, owner } of range.mm.notifiers) opsOf(k, ops).invalidateRangeEnd(owner, range);
+  for (const subscription of range.told)
+    if (range.mm.notifiers.includes(subscription))
+      opsOf(k, subscription.ops).invalidateRangeEnd(subscription.owner, range);
 };
 
 /** mmu_notifier_invalidate_range_start(): before the first entry of the range changes. */
@@ -68,7 +71,7 @@ export function* invalidateRangeStart(k: Kernel, range: NotifierRange): Path<voi
 
 /** mmu_notifier_invalidate_range_end(): after the TLBs are flushed. */
 export function* invalidateRangeEnd(k: Kernel, range: NotifierRange): Path<void> {
-  if (range.mm.notifiers.length === 0) return;
+  if (range.told.length === 0) return;
   if (k.watched) yield YP_NOTIFIER_END;
   notifyRangeEnd(k, range);
 }

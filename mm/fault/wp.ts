@@ -1,0 +1,173 @@
+/**
+ * Faults on present entries that do not allow writing: reuse the page or copy it.
+ * Compare mm/memory.c:do_wp_page(), wp_can_reuse_anon_folio(), wp_page_copy().
+ */
+import { PAGE_SIZE } from '#emu';
+import {
+  folioAddLru,
+  folioAlloc,
+  folioGet,
+  folioMarkDirty,
+  folioPut,
+  folioRefCount,
+  folioSetFlags,
+  folioTestAnon,
+  folioTestFlags,
+  folioTrylock,
+  folioUnlock,
+  pageAnonExclusive,
+} from '../folio/folio.ts';
+import { GFP_KERNEL, GFP_ZERO } from '../frames/buddy.ts';
+import { PG_ANON_EXCLUSIVE, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
+import {
+  mmHasNotifiers,
+  notifierRange,
+  notifyRangeEnd,
+  notifyRangeStart,
+} from '../notifier/notifier.ts';
+import {
+  type Path,
+  YP_FAULT_ALLOCATED,
+  YP_FAULT_COPIED,
+  YP_NOTIFIER_END,
+  YP_NOTIFIER_START,
+} from '../path.ts';
+import {
+  maybeMkwrite,
+  mkPte,
+  pteMkdirty,
+  pteMkyoung,
+  vmNormalPage,
+  vmPageProt,
+} from '../pgtable/pte.ts';
+import { flushTlbPage } from '../pgtable/tlb.ts';
+import { ptepGet, ptepGetAndClear, setPteAt } from '../pgtable/walk.ts';
+import { anonVmaPrepare } from '../rmap/anon-vma.ts';
+import { folioAddNewAnonRmap, folioMoveAnonRmap, folioRemoveRmap } from '../rmap/rmap.ts';
+import { countStat } from '../stat.ts';
+import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
+import { VM_MAYSHARE, VM_SHARED } from '../vma/flags.ts';
+import { addRss } from '../vma/zap.ts';
+import { FAULT_FLAG_UNSHARE } from './flags.ts';
+
+/**
+ * True where the mapping is the only user of an anonymous folio that is not exclusive: a single
+ * reference, its own. Any GUP reference, short or pinned, makes it false.
+ */
+const canReuseAnon = (k: Kernel, vma: Vma, hva: number, folio: number): boolean => {
+  if (folioTestFlags(k, folio, PG_KSM) || folioRefCount(k, folio) !== 1) return false;
+  if (!folioTrylock(k, folio)) return false;
+  folioMoveAnonRmap(k, folio, vma, hva);
+  folioUnlock(k, folio);
+  return true;
+};
+
+/** The entry as it is, writable. Compare wp_page_reuse(). */
+const reuse = (k: Kernel, vma: Vma, word: number, pte: number): void => {
+  setPteAt(k, word, maybeMkwrite(pteMkyoung(pteMkdirty(pte)), vma.flags));
+};
+
+/**
+ * A write (or UNSHARE) to a page that is mapped read-only.
+ * @param word the entry, and `pte` what it was
+ * @returns 0 or -ENOMEM
+ */
+export function* doWpPage(
+  k: Kernel,
+  vma: Vma,
+  hva: number,
+  word: number,
+  pte: number,
+  flags: number,
+): Path<number> {
+  const unshare = (flags & FAULT_FLAG_UNSHARE) !== 0;
+  const page = vmNormalPage(pte);
+  if ((vma.flags & (VM_SHARED | VM_MAYSHARE)) !== 0) {
+    // Write-protected by somebody who wanted to know of the next write: this is it.
+    reuse(k, vma, word, pte);
+    if (page >= 0) folioMarkDirty(k, page);
+    return 0;
+  }
+  if (page >= 0 && folioTestAnon(k, page)) {
+    const exclusive = pageAnonExclusive(k, page);
+    if (exclusive || canReuseAnon(k, vma, hva, page)) {
+      if (!exclusive) folioSetFlags(k, page, PG_ANON_EXCLUSIVE);
+      if (!unshare) reuse(k, vma, word, pte);
+      countStat(k, 'cow_reused');
+      return 0;
+    }
+  }
+  return yield* wpPageCopy(k, vma, hva, word, pte, page, unshare);
+}
+
+/** Breaks COW by a copy. @param page what is mapped, or -1: the zero page */
+function* wpPageCopy(
+  k: Kernel,
+  vma: Vma,
+  hva: number,
+  word: number,
+  pte: number,
+  page: number,
+  unshare: boolean,
+): Path<number> {
+  const { mm } = vma;
+  anonVmaPrepare(k, vma);
+  if (page >= 0) folioGet(k, page);
+  const copy = folioAlloc(k, page < 0 ? GFP_ZERO : GFP_KERNEL);
+  if (copy < 0) {
+    if (page >= 0) folioPut(k, page);
+    return copy;
+  }
+  if (k.watched) yield YP_FAULT_ALLOCATED;
+  if (page >= 0) k.memory.copyPage(copy, page);
+  countStat(k, 'cow_copied');
+  if (k.watched) yield YP_FAULT_COPIED;
+  const range = mmHasNotifiers(mm)
+    ? notifierRange(mm, hva, hva + PAGE_SIZE, MMU_NOTIFY_CLEAR)
+    : null;
+  if (range !== null) {
+    notifyRangeStart(k, range);
+    if (k.watched) yield YP_NOTIFIER_START;
+  }
+  // Not the same apart from A, which hardware may have set meanwhile: somebody came first.
+  if (pteMkyoung(ptepGet(k, word)) !== pteMkyoung(pte)) folioPut(k, copy);
+  else install(k, vma, hva, word, page, copy, unshare);
+  if (range !== null) {
+    if (k.watched) yield YP_NOTIFIER_END;
+    notifyRangeEnd(k, range);
+  }
+  if (page >= 0) folioPut(k, page);
+  return 0;
+}
+
+/** The copy takes the page's place in the entry, under the page-table lock. */
+const install = (
+  k: Kernel,
+  vma: Vma,
+  hva: number,
+  word: number,
+  page: number,
+  copy: number,
+  unshare: boolean,
+): void => {
+  const { mm } = vma;
+  folioSetFlags(k, copy, PG_UPTODATE);
+  let entry = pteMkyoung(mkPte(copy, vmPageProt(vma.flags)));
+  if (!unshare) entry = maybeMkwrite(pteMkdirty(entry), vma.flags);
+  // No hart may still read the old page when the new one can be written to.
+  ptepGetAndClear(k, word);
+  flushTlbPage(k, mm, hva);
+  folioAddNewAnonRmap(k, copy, vma, hva);
+  folioAddLru(k, copy);
+  setPteAt(k, word, entry);
+  if (page < 0) {
+    addRss(mm, true, 1);
+    return;
+  }
+  if (!folioTestAnon(k, page)) {
+    addRss(mm, false, -1);
+    addRss(mm, true, 1);
+  }
+  folioRemoveRmap(k, page);
+  folioPut(k, page);
+};

@@ -1,0 +1,133 @@
+/** The door of mm/: what a VMM, a process or the machine itself does with host memory. */
+export { folioWriteProtect, writeProtectRange } from './cache/write-protect.ts';
+export { assertKernel, checkKernel } from './check/sanitizer.ts';
+export type { CheckOptions, SecondaryVisitor } from './check/sanitizer.ts';
+export { migrateFolio } from './compact/migrate.ts';
+export {
+  EACCES,
+  EAGAIN,
+  EBUSY,
+  EEXIST,
+  EFAULT,
+  EHWPOISON,
+  EINTR,
+  EINVAL,
+  EIO,
+  EMLINK,
+  ENODEV,
+  ENOENT,
+  ENOMEM,
+  ENOSPC,
+  ENXIO,
+  EOPNOTSUPP,
+  EOVERFLOW,
+  EPERM,
+  EREMOTEIO,
+} from './errno.ts';
+export {
+  FAULT_FLAG_INSTRUCTION,
+  FAULT_FLAG_REMOTE,
+  FAULT_FLAG_UNSHARE,
+  FAULT_FLAG_USER,
+  FAULT_FLAG_WRITE,
+  handleMmFault,
+  userFault,
+} from './fault/fault.ts';
+export {
+  folioMapcount,
+  folioOf,
+  folioOrder,
+  folioRefCount,
+  folioTestAnon,
+  folioTestDirty,
+  pageAnonExclusive,
+  pageMapcount,
+} from './folio/folio.ts';
+export { folioMaybeDmaPinned, folioPinCount, GUP_PIN_COUNTING_BIAS } from './folio/pin.ts';
+export { allocPages, freePages, GFP_DMA32, GFP_KERNEL, GFP_ZERO } from './frames/buddy.ts';
+export {
+  FRAME_TABLE_BYTES_PER_PAGE,
+  PG_ANON,
+  PG_BUDDY,
+  PG_RESERVED,
+  PG_TABLE,
+  pageToPfn,
+  pfnToPage,
+} from './frames/table.ts';
+export type { FrameTable } from './frames/table.ts';
+export { MAX_PAGE_ORDER, nrFreePages } from './frames/zone.ts';
+export type { Zone } from './frames/zone.ts';
+export { shmemCreate, shmemGet, shmemPut } from './fs/shmem.ts';
+export { accessRemoteVm } from './gup/remote.ts';
+export { countStat, createKernel } from './kernel.ts';
+export type { KernelOptions } from './kernel.ts';
+export { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';
+export {
+  drive,
+  YP_DMA_COMPLETING,
+  YP_DMA_SUBMITTED,
+  YP_FAULT_ALLOCATED,
+  YP_FAULT_COPIED,
+  YP_FAULT_DONE,
+  YP_FAULT_LOCKED,
+  YP_FORK_ENTRY,
+  YP_GUP_FAST_PINNED,
+  YP_GUP_FAST_SEQ,
+  YP_GUP_LOOKED_UP,
+  YP_MIGRATE_COPIED,
+  YP_MIGRATE_UNMAPPED,
+  YP_NOTIFIER_END,
+  YP_NOTIFIER_START,
+  YP_PROTECT,
+  YP_SECONDARY_PFN,
+  YP_WAIT,
+} from './path.ts';
+export type { Path } from './path.ts';
+export { pteDirty, ptePage, ptePresent, pteSpecial, pteWrite } from './pgtable/pte.ts';
+export { ptepGet, taskSize, walkPte } from './pgtable/walk.ts';
+export { createPolicy, isPolicyName, POLICY_NAMES } from './policy.ts';
+export type { GupApi, Policy, PolicyName } from './policy.ts';
+export { HostProcess } from './process.ts';
+export { createVmStat } from './stat.ts';
+export {
+  MMU_NOTIFY_CLEAR,
+  MMU_NOTIFY_EXCLUSIVE,
+  MMU_NOTIFY_MIGRATE,
+  MMU_NOTIFY_PROTECTION_PAGE,
+  MMU_NOTIFY_PROTECTION_VMA,
+  MMU_NOTIFY_RELEASE,
+  MMU_NOTIFY_SOFT_DIRTY,
+  MMU_NOTIFY_UNMAP,
+} from './types.ts';
+export type {
+  AddressSpace,
+  AnonVma,
+  Kernel,
+  KernelState,
+  MmStruct,
+  NotifierOps,
+  NotifierRange,
+  NotifierSubscription,
+  Sabotage,
+  TlbShootdown,
+  Vma,
+  VmStat,
+} from './types.ts';
+export {
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_FIXED_NOREPLACE,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  PROT_EXEC,
+  PROT_NONE,
+  PROT_READ,
+  PROT_WRITE,
+} from './vma/flags.ts';
+export { fork } from './vma/fork.ts';
+export { madviseDontneed } from './vma/madvise.ts';
+export { mmCreate, mmExit } from './vma/mm.ts';
+export { mmap, munmap } from './vma/mmap.ts';
+export type { MmapRequest } from './vma/mmap.ts';
+export { mprotect } from './vma/mprotect.ts';
+export { findVma } from './vma/vma.ts';

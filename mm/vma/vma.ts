@@ -1,0 +1,123 @@
+/**
+ * The list of an address space's VMAs: finding, linking, splitting, merging. Compare mm/vma.c.
+ *
+ * A sorted array (Linux has a maple tree); whoever changes it holds mmap_lock for writing.
+ */
+import { PAGE_SIZE } from '#emu';
+import { listInsert, listPush, listRemoveAt, setField } from '#cells';
+import { mappingLink, mappingUnlink } from '../fs/shmem.ts';
+import type { Path } from '../path.ts';
+import { anonVmaClone, unlinkAnonVmas } from '../rmap/anon-vma.ts';
+import type { AddressSpace, Kernel, MmStruct, Vma } from '../types.ts';
+
+/** Index of the first VMA that ends above `hva`; the list's length without one. Compare find_vma(). */
+export const vmaIndexAbove = (mm: MmStruct, hva: number): number => {
+  const { vmas } = mm;
+  let low = 0;
+  let high = vmas.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    const vma = vmas[middle];
+    if (vma !== undefined && vma.end > hva) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+};
+
+/** The VMA that contains `hva`, or null. Compare vma_lookup(). */
+export const findVma = (mm: MmStruct, hva: number): Vma | null => {
+  const vma = mm.vmas[vmaIndexAbove(mm, hva)];
+  return vma !== undefined && vma.start <= hva ? vma : null;
+};
+
+/** A record that is in no list yet. */
+export const vmaAlloc = (
+  mm: MmStruct,
+  start: number,
+  end: number,
+  flags: number,
+  mapping: AddressSpace | null,
+  pgoff: number,
+): Vma => ({ mm, start, end, flags, pgoff, mapping, anonVma: null, anonChain: [] });
+
+/** Puts a VMA into its address space, and its file's list. @throws Error where it overlaps another */
+export const vmaLink = (vma: Vma): void => {
+  const { mm } = vma;
+  const i = vmaIndexAbove(mm, vma.start);
+  const above = mm.vmas[i];
+  if (vma.start >= vma.end || (above !== undefined && above.start < vma.end))
+    throw new Error(`mm ${mm.id}: [${vma.start}, ${vma.end}) is empty or overlaps`);
+  listInsert(mm.vmas, i, vma);
+  if (vma.mapping !== null) mappingLink(vma.mapping, vma);
+};
+
+/** Takes VMA number `i` out of the address space. The rmap still finds it until vmaFree. */
+export const vmaDetach = (mm: MmStruct, i: number): void => {
+  listRemoveAt(mm.vmas, i);
+};
+
+/** The last of a VMA, nothing of which is mapped: out of every anon_vma and its file. */
+export function* vmaFree(k: Kernel, vma: Vma): Path<void> {
+  unlinkAnonVmas(k, vma);
+  if (vma.mapping !== null) yield* mappingUnlink(k, vma.mapping, vma);
+}
+
+const pgoffAt = (vma: Vma, hva: number): number => vma.pgoff + (hva - vma.start) / PAGE_SIZE;
+
+/** Splits a VMA at `hva`, strictly inside of it: it keeps the lower part. @returns the upper part */
+export const splitVma = (vma: Vma, hva: number): Vma => {
+  const { mm } = vma;
+  const upper = vmaAlloc(mm, hva, vma.end, vma.flags, vma.mapping, pgoffAt(vma, hva));
+  upper.anonVma = vma.anonVma;
+  setField(vma, 'end', hva);
+  vmaLink(upper);
+  anonVmaClone(upper, vma);
+  return upper;
+};
+
+/** Splits so that no VMA straddles `start` or `end`. @returns index of the first VMA above `start` */
+export const isolateRange = (mm: MmStruct, start: number, end: number): number => {
+  const first = findVma(mm, start);
+  if (first !== null && first.start < start) splitVma(first, start);
+  const last = findVma(mm, end);
+  if (last !== null && last.start < end) splitVma(last, end);
+  return vmaIndexAbove(mm, start);
+};
+
+/**
+ * May the two be one? Same flags and file, offsets that continue, and anon_vmas that are the same,
+ * or one of them has none and the other a single one. Compare can_vma_merge_after().
+ */
+const canMerge = (low: Vma, high: Vma): boolean => {
+  if (low.end !== high.start || low.flags !== high.flags || low.mapping !== high.mapping)
+    return false;
+  if (high.pgoff !== pgoffAt(low, high.start)) return false;
+  if (low.anonVma === high.anonVma) return true;
+  if (low.anonVma === null) return high.anonChain.length === 1;
+  return high.anonVma === null && low.anonChain.length === 1;
+};
+
+/** Merges VMA number `i` with its neighbours where they allow it. */
+export function* mergeAround(k: Kernel, mm: MmStruct, i: number): Path<void> {
+  yield* mergeWithNext(k, mm, i);
+  yield* mergeWithNext(k, mm, i - 1);
+}
+
+function* mergeWithNext(k: Kernel, mm: MmStruct, i: number): Path<void> {
+  const low = mm.vmas[i];
+  const high = mm.vmas[i + 1];
+  if (low === undefined || high === undefined || !canMerge(low, high)) return;
+  if (low.anonVma === null && high.anonVma !== null) {
+    setField(low, 'anonVma', high.anonVma);
+    anonVmaClone(low, high);
+  }
+  vmaDetach(mm, i + 1);
+  setField(low, 'end', high.end);
+  yield* vmaFree(k, high);
+}
+
+/** Adds a VMA that was made by hand to the list of a new address space. For fork. */
+export const vmaAppend = (vma: Vma): void => {
+  listPush(vma.mm.vmas, vma);
+  if (vma.mapping !== null) mappingLink(vma.mapping, vma);
+};
