@@ -7,9 +7,18 @@
  * two insides: where the policy says `get` for kvm it takes FOLL_GET and keeps the reference until
  * releasePfn, as KVM does today; where it says `secondary` it takes none.
  */
-import { setField, smpRmb, smpWmb } from '#cells';
+import { readOnce, setField, smpRmb, smpWmb } from '#cells';
+import { EFAULT } from './errno.ts';
+import { folioMarkAccessed, folioMarkDirty, folioOf, folioPut } from './folio/folio.ts';
+import { pageToPfn, pfnToPage } from './frames/table.ts';
+import { getUserPagesFastOnly } from './gup/fast.ts';
+import { FOLL_HONOR_NUMA_FAULT, FOLL_HWPOISON, FOLL_WRITE } from './gup/flags.ts';
+import { getUserPages, getUserPagesUnlocked } from './gup/slow.ts';
+import { mayTakeGet } from './gup/users.ts';
 import { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';
-import type { Path } from './path.ts';
+import { type Path, YP_SECONDARY_PFN } from './path.ts';
+import { ptePfn, ptePresent, pteProtnone, pteWrite } from './pgtable/pte.ts';
+import { walkPte } from './pgtable/walk.ts';
 import type { Kernel, MmStruct, NotifierOps } from './types.ts';
 
 export { drive } from './path.ts';
@@ -32,9 +41,16 @@ export interface SecondaryPfn {
   writable: boolean;
   /** A FOLL_GET reference is held until releasePfn. */
   held: boolean;
+  /** Where GUP puts what it finds. */
+  pages: Int32Array;
 }
 
-export const createSecondaryPfn = (): SecondaryPfn => ({ pfn: -1, writable: false, held: false });
+export const createSecondaryPfn = (): SecondaryPfn => ({
+  pfn: -1,
+  writable: false,
+  held: false,
+  pages: new Int32Array(1),
+});
 
 /**
  * A secondary MMU's own record of invalidations, in whatever unit it counts (kvm: gpa).
@@ -108,28 +124,107 @@ export const unregisterSecondary = (mm: MmStruct, ops: string, owner: number): v
   mmuNotifierUnregister(mm, ops, owner);
 
 /**
- * Makes the page at `hva` present (and writable if `write`) and says which frame it is.
- * @returns 0 and `out` filled, or -EFAULT, -ENOMEM, -EINTR, -EHWPOISON and `out` cleared
+ * Makes the page at `hva` present (and writable if `write`) and says which frame it is. For a read
+ * of a page that is writable already `out.writable` is true as well. Called without the owner's
+ * lock: it may sleep. With FOLL_GET inside it is hva_to_pfn() of virt/kvm/kvm_main.c.
+ * @returns 0 and `out` filled; or -EFAULT, -ENOMEM, -EHWPOISON, with `out` cleared
  */
-export const faultInPfn = (
-  _k: Kernel,
-  _mm: MmStruct,
-  _hva: number,
-  _write: boolean,
-  _out: SecondaryPfn,
-): Path<number> => {
-  throw new Error('faultInPfn: being written');
+export function* faultInPfn(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  write: boolean,
+  out: SecondaryPfn,
+): Path<number> {
+  clearPfn(out);
+  const error = mayTakeGet(k.policy, 'kvm')
+    ? yield* getPfn(k, mm, hva, write, out)
+    : yield* lookUpPfn(k, mm, hva, write, out);
+  if (error !== 0) return error;
+  if (k.watched) yield YP_SECONDARY_PFN;
+  return 0;
+}
+
+const clearPfn = (out: SecondaryPfn): void => {
+  out.pfn = -1;
+  out.writable = false;
+  out.held = false;
+};
+
+/** With a reference. Lockless first, and only for writing: a racing COW could leave a reader on the old page. */
+function* getPfn(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  write: boolean,
+  out: SecondaryPfn,
+): Path<number> {
+  const { pages } = out;
+  let writable = (yield* getUserPagesFastOnly(k, 'kvm', mm, hva, 1, FOLL_WRITE, pages)) === 1;
+  if (!writable) {
+    const flags = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
+    const n = yield* getUserPages(k, 'kvm', mm, hva, 1, flags, pages);
+    if (n !== 1) return n < 0 ? n : -EFAULT;
+    writable = write;
+    if (!writable) {
+      // The entry may be writable although nobody asked: then the next write need not fault.
+      const page = pages[0]!;
+      writable = (yield* getUserPagesFastOnly(k, 'kvm', mm, hva, 1, FOLL_WRITE, pages)) === 1;
+      if (writable) folioPut(k, folioOf(k, page));
+      else pages[0] = page;
+    }
+  }
+  out.pfn = pageToPfn(pages[0]!);
+  out.writable = writable;
+  out.held = true;
+  return 0;
+}
+
+/** Without: fault until the primary entry allows the access, and report what it says. */
+function* lookUpPfn(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  write: boolean,
+  out: SecondaryPfn,
+): Path<number> {
+  const flags = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
+  for (;;) {
+    const n = yield* getUserPagesUnlocked(k, mm, hva, 1, flags, out.pages);
+    if (n !== 1) return n < 0 ? n : -EFAULT;
+    const pte = lookUpPte(k, mm, hva);
+    // Gone again, or read-only again: somebody came between.
+    if (!ptePresent(pte) || pteProtnone(pte) || (write && !pteWrite(pte))) continue;
+    out.pfn = ptePfn(pte);
+    out.writable = pteWrite(pte);
+    return 0;
+  }
+}
+
+/** The primary entry as it is now, 0 without a table for it. */
+const lookUpPte = (k: Kernel, mm: MmStruct, hva: number): number => {
+  const word = walkPte(k, mm, hva, false);
+  return word > 0 ? readOnce(k.memory.i32, word) : 0;
 };
 
 /**
  * The other half of faultInPfn, called with the owner's lock still held: after installation with
- * `dirty` for a writable entry, after a retry with both false. Clears `out`.
+ * `dirty` for a writable entry, after a retry with both false. Marks the folio, drops the reference
+ * if there is one, and clears `out`. Dirty is set here and not when the entry goes: under the lock no
+ * writeback can have passed the notifier in between.
+ * @throws Error for `dirty` without a writable primary entry
  */
 export const releasePfn = (
-  _k: Kernel,
-  _out: SecondaryPfn,
-  _dirty: boolean,
-  _accessed: boolean,
+  k: Kernel,
+  out: SecondaryPfn,
+  dirty: boolean,
+  accessed: boolean,
 ): void => {
-  throw new Error('releasePfn: being written');
+  if (out.pfn < 0) return;
+  if (dirty && !out.writable) throw new Error(`pfn ${out.pfn} is not writable and cannot be dirty`);
+  const folio = folioOf(k, pfnToPage(out.pfn));
+  if (dirty) folioMarkDirty(k, folio);
+  if (accessed) folioMarkAccessed(k, folio);
+  if (out.held) folioPut(k, folio);
+  clearPfn(out);
 };

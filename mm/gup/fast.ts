@@ -14,7 +14,6 @@ import {
   PAGE_SIZE,
   PTE_PPN_SHIFT,
   PTE_R,
-  PTE_RSW_SHIFT,
   PTE_U,
   PTE_V,
   PTE_W,
@@ -26,6 +25,8 @@ import { fetchOr, readOnce, setField, smpRmb } from '#cells';
 import { gupPutFolio, tryGrabFolioFast } from '../folio/pin.ts';
 import { PG_REFERENCED } from '../frames/table.ts';
 import { type Path, YP_GUP_FAST_PINNED, YP_GUP_FAST_SEQ } from '../path.ts';
+import { PTE_SPECIAL } from '../pgtable/pte.ts';
+import { PTE_WORDS, PTRS_PER_TABLE } from '../pgtable/walk.ts';
 import { countStat } from '../stat.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import {
@@ -43,11 +44,7 @@ import { gupFastUnpinUserPages, sanityCheckPinnedPages } from './unpin.ts';
 import { gupMustUnshare } from './unshare.ts';
 import { checkGetUser, type GupUserId } from './users.ts';
 
-const PTRS_PER_TABLE = 512;
-/** Words of an entry; its high word is zero (mm/pgtable/pte.ts). */
-const PTE_WORDS = 2;
 const WORDS_PER_PAGE = PAGE_SIZE / 4;
-const PTE_SPECIAL = 1 << PTE_RSW_SHIFT;
 
 /**
  * Word index of the last-level directory's entry (Linux's pmd) for a page, or 0 where the way ends

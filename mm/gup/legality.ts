@@ -4,8 +4,9 @@
  * Linux warns once and returns an error; here only the error. `locked`, the argument by which a
  * caller in Linux says that it holds the mmap lock, does not exist: every entry takes the lock itself.
  */
-import { ATP_MODE_SV39, PAGE_SIZE } from '#emu';
+import { PAGE_SIZE } from '#emu';
 import { EFAULT, EINVAL, EOVERFLOW } from '../errno.ts';
+import { taskSize } from '../pgtable/walk.ts';
 import type { Kernel } from '../types.ts';
 import {
   FOLL_FAST_ALLOWED,
@@ -30,10 +31,6 @@ export const gupArgs = (flags: number, toSet: number, pages: Int32Array | null):
   if ((all & FOLL_LONGTERM) !== 0 && (all & FOLL_PCI_P2PDMA) !== 0) return -EINVAL;
   return all;
 };
-
-/** First hva above user space: half of what the page tables span. */
-export const taskSize = (k: Kernel): number =>
-  k.satpMode === ATP_MODE_SV39 ? 0x40_0000_0000 : 0x8000_0000_0000;
 
 /**
  * The checks that only the fast entry makes. @param flags from gupArgs

@@ -19,7 +19,7 @@ import { folioMarkAccessed, folioMarkDirty, folioOf, folioTestDirty } from '../f
 import { tryGrabFolio } from '../folio/pin.ts';
 import { type Path, YP_GUP_LOOKED_UP } from '../path.ts';
 import { pteDirty, pteNone, ptePage, ptePresent, pteSpecial, pteWrite } from '../pgtable/pte.ts';
-import { walkPte } from '../pgtable/walk.ts';
+import { PTE_WORDS, PTRS_PER_TABLE, walkPte } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import {
   isCowMapping,
@@ -49,9 +49,6 @@ import {
 import { gupArgs } from './legality.ts';
 import { canForceWrite, gupMustUnshare } from './unshare.ts';
 import { checkGetUser, type GupUserId } from './users.ts';
-
-const PAGES_PER_TABLE = 512;
-const PTE_WORDS = 2;
 
 /** Does the VMA allow this access at all? @returns 0 or -EFAULT. Compare check_vma_flags(). */
 const checkVmaFlags = (vma: Vma, flags: number): number => {
@@ -99,7 +96,7 @@ const followPages = (
   const absent = (flags & FOLL_DUMP) !== 0 && vmaIsAnonymous(vma) ? -EFAULT : 0;
   if (word <= 0) return absent;
   const { i32 } = k.memory;
-  const inTable = PAGES_PER_TABLE - ((hva / PAGE_SIZE) % PAGES_PER_TABLE);
+  const inTable = PTRS_PER_TABLE - ((hva / PAGE_SIZE) % PTRS_PER_TABLE);
   const end = Math.min(nrPages, inTable, (vma.end - hva) / PAGE_SIZE);
   for (let n = 0; n < end; n++) {
     const pte = readOnce(i32, word + n * PTE_WORDS);

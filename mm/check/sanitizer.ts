@@ -1,0 +1,87 @@
+/**
+ * The sanitizer: does the kernel's state satisfy the invariants that hold between any two yields?
+ *
+ * The numbered rules I1, I2, I3, I9, I10 and I11 (a message begins with the number), and that reverse
+ * map, resident counts, page caches and the buddy allocator agree. It walks everything and believes
+ * no counter. Which reference is whose is not recorded yet.
+ */
+import { readOnce } from '#cells';
+import { pageToPfn } from '../frames/table.ts';
+import { ptePage, ptePresent, pteWrite } from '../pgtable/pte.ts';
+import { walkPte } from '../pgtable/walk.ts';
+import type { Kernel, MmStruct } from '../types.ts';
+import { createCensus } from './census.ts';
+import { checkBuddy, checkCaches, checkFrames, type Holders } from './frames.ts';
+import { checkMm } from './tables.ts';
+
+/** Told of one entry of a secondary MMU: which page it reaches, standing for which hva. */
+export type SecondaryVisitor = (mm: MmStruct, hva: number, pfn: number, writable: boolean) => void;
+
+export interface CheckOptions {
+  /** Calls the visitor for every entry of every secondary MMU (kvm's G-stage tables). */
+  secondary?: (visit: SecondaryVisitor) => void;
+  /**
+   * No path is suspended: then nothing may be locked, isolated, migrating or mid-fork, and plain
+   * references number exactly `gets`.
+   */
+  quiescent?: boolean;
+  /** Plain references that the caller knows of; only with `quiescent`. Default 0. */
+  gets?: number;
+}
+
+/**
+ * Checks everything. @returns violations, one line each; empty = all is well
+ */
+export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => {
+  const report: string[] = [];
+  const { frames, mms, stat } = k.state;
+  const census = createCensus(frames.nrPages);
+  const free = new Uint8Array(frames.nrPages);
+  for (const mm of mms.values()) checkMm(k, mm, census, report);
+  checkCaches(k, census, report);
+  checkBuddy(k, free, report);
+  const holders = checkFrames(k, census, free, report);
+  const live = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
+  if (holders.pins !== live)
+    report.push(`I11 pins: ${holders.pins} are held, acquired - released = ${live}`);
+  if (options.secondary !== undefined) checkSecondary(k, options.secondary, report);
+  if (options.quiescent === true) checkQuiescent(k, holders, options.gets ?? 0, report);
+  return report;
+};
+
+/** I10: what a secondary entry reaches is what the primary reaches now. I9: and it allows no more. */
+const checkSecondary = (
+  k: Kernel,
+  secondary: (visit: SecondaryVisitor) => void,
+  report: string[],
+): void => {
+  secondary((mm, hva, pfn, writable) => {
+    const where = `secondary entry for mm ${mm.id} hva 0x${hva.toString(16)}`;
+    const word = mm.exited ? 0 : walkPte(k, mm, hva, false);
+    const pte = word > 0 ? readOnce(k.memory.i32, word) : 0;
+    if (!ptePresent(pte)) report.push(`I10 ${where}: the primary has no page there`);
+    else if (pageToPfn(ptePage(pte)) !== pfn)
+      report.push(`I10 ${where}: reaches pfn ${pfn}, the primary ${pageToPfn(ptePage(pte))}`);
+    else if (writable && !pteWrite(pte)) report.push(`I9 ${where}: writable, the primary is not`);
+  });
+};
+
+const checkQuiescent = (k: Kernel, holders: Holders, gets: number, report: string[]): void => {
+  if (holders.locked > 0) report.push(`${holders.locked} folios are locked by nobody`);
+  if (holders.isolated > 0) report.push(`${holders.isolated} folios are isolated by nobody`);
+  if (holders.migrating > 0) report.push(`${holders.migrating} migration entries are left behind`);
+  if (holders.gets !== gets)
+    report.push(`I11 ${holders.gets} plain references, ${gets} are known of`);
+  for (const mm of k.state.mms.values()) {
+    if (mm.mmapLock.writer || mm.mmapLock.readers > 0)
+      report.push(`mm ${mm.id}: mmap_lock is held by nobody`);
+    if ((readOnce(mm.writeProtectSeq, 0) & 1) !== 0)
+      report.push(`mm ${mm.id}: write_protect_seq is odd without a fork`);
+  }
+};
+
+/** checkKernel, and throws what it finds. @throws Error with every violation, one a line */
+export const assertKernel = (k: Kernel, options: CheckOptions = {}): void => {
+  const report = checkKernel(k, options);
+  if (report.length > 0) throw new Error(`sanitizer:\n${report.join('\n')}`);
+};

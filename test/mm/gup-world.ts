@@ -1,0 +1,119 @@
+/** What the GUP tests share: a small kernel, a process whose loads and stores are done by hand, and paths stepped one yield at a time. */
+import { PAGE_SIZE, PhysMemory, PTE_A, PTE_D } from '#emu';
+import { checkKernel } from '../../mm/check/sanitizer.ts';
+import { FAULT_FLAG_WRITE, userFault } from '../../mm/fault/fault.ts';
+import { nrFreePages } from '../../mm/frames/zone.ts';
+import { createKernel } from '../../mm/kernel.ts';
+import { drive, type Path } from '../../mm/path.ts';
+import { ptePage, pteProtnone, ptePresent, pteWrite } from '../../mm/pgtable/pte.ts';
+import { setPteAt, walkPte } from '../../mm/pgtable/walk.ts';
+import { createPolicy, type PolicyName } from '../../mm/policy.ts';
+import type { AddressSpace, Kernel, MmStruct } from '../../mm/types.ts';
+import {
+  MAP_ANONYMOUS,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  PROT_READ,
+  PROT_WRITE,
+} from '../../mm/vma/flags.ts';
+import { mmap } from '../../mm/vma/mmap.ts';
+
+export const RW = PROT_READ | PROT_WRITE;
+
+export const createWorld = (policy: PolicyName = 'linux-7', ramBytes = 8 << 20): Kernel => {
+  const k = createKernel({
+    memory: new PhysMemory(ramBytes),
+    tlb: { flushPage: () => {}, flushRange: () => {}, flushAsid: () => {} },
+    policy: createPolicy(policy),
+  });
+  k.checked = true;
+  return k;
+};
+
+/** Maps anonymous private memory. @returns hva */
+export const mapAnon = (k: Kernel, mm: MmStruct, nrPages: number, prot = RW): number =>
+  drive(mmap(k, mm, { lenBytes: nrPages * PAGE_SIZE, prot, flags: MAP_PRIVATE | MAP_ANONYMOUS }));
+
+/** Maps a file. @returns hva */
+export const mapFile = (
+  k: Kernel,
+  mm: MmStruct,
+  mapping: AddressSpace,
+  flags = MAP_SHARED,
+  prot = RW,
+): number =>
+  drive(mmap(k, mm, { lenBytes: mapping.nrPages * PAGE_SIZE, prot, flags, mapping, pgoff: 0 }));
+
+/** The leaf entry as it is, 0 = none. */
+export const entryAt = (k: Kernel, mm: MmStruct, hva: number): number => {
+  const word = walkPte(k, mm, hva, false);
+  return word > 0 ? k.memory.i32[word]! : 0;
+};
+
+/** Frame mapped at `hva`, -1 = none. */
+export const pageAt = (k: Kernel, mm: MmStruct, hva: number): number => {
+  const pte = entryAt(k, mm, hva);
+  return ptePresent(pte) ? ptePage(pte) : -1;
+};
+
+/** A user's store of one byte, as the hardware does it: A and D set, faults taken. @returns 0 or -errno */
+export function* storePath(k: Kernel, mm: MmStruct, hva: number, byte: number): Path<number> {
+  for (;;) {
+    const word = walkPte(k, mm, hva, false);
+    const pte = word > 0 ? k.memory.i32[word]! : 0;
+    if (ptePresent(pte) && !pteProtnone(pte) && pteWrite(pte)) {
+      setPteAt(k, word, pte | PTE_A | PTE_D);
+      const offset = k.memory.pageOffset(ptePage(pte)) + (hva % PAGE_SIZE);
+      k.memory.u8[offset] = byte;
+      return 0;
+    }
+    const error = yield* userFault(k, mm, hva, FAULT_FLAG_WRITE);
+    if (error < 0) return error;
+  }
+}
+
+/** A user's load of one byte. @returns the byte or -errno */
+export function* loadPath(k: Kernel, mm: MmStruct, hva: number): Path<number> {
+  for (;;) {
+    const word = walkPte(k, mm, hva, false);
+    const pte = word > 0 ? k.memory.i32[word]! : 0;
+    if (ptePresent(pte) && !pteProtnone(pte)) {
+      setPteAt(k, word, pte | PTE_A);
+      return k.memory.u8[k.memory.pageOffset(ptePage(pte)) + (hva % PAGE_SIZE)]!;
+    }
+    const error = yield* userFault(k, mm, hva, 0);
+    if (error < 0) return error;
+  }
+}
+
+export const store = (k: Kernel, mm: MmStruct, hva: number, byte: number): number =>
+  drive(storePath(k, mm, hva, byte));
+export const load = (k: Kernel, mm: MmStruct, hva: number): number => drive(loadPath(k, mm, hva));
+export const byteOf = (k: Kernel, page: number, offset = 0): number =>
+  k.memory.u8[k.memory.pageOffset(page) + offset]!;
+
+/** Runs a path with its guarded yields taken until it yields `point`. @throws Error when it ends before */
+export const stepTo = <T>(k: Kernel, path: Path<T>, point: number): void => {
+  const seen: number[] = [];
+  k.watched = true;
+  for (;;) {
+    const step = path.next();
+    if (step.done === true)
+      throw new Error(`ended before yield point ${point}, passed ${seen.join(' ')}`);
+    seen.push(step.value);
+    if (step.value === point) break;
+  }
+  k.watched = false;
+};
+
+/** Runs the rest of a stepped path, unwatched. */
+export const finish = <T>(path: Path<T>): T => drive(path);
+
+export const pinsLive = (k: Kernel): number =>
+  k.state.stat.nr_foll_pin_acquired - k.state.stat.nr_foll_pin_released;
+
+/** Violations with no path suspended. */
+export const violations = (k: Kernel, gets = 0): string[] =>
+  checkKernel(k, { quiescent: true, gets });
+
+export const freeOf = (k: Kernel): number => nrFreePages(k);
