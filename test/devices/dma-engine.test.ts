@@ -25,6 +25,9 @@ const SRC = RAM_BASE + 0x10_0000;
 const DST = RAM_BASE + 0x30_0000;
 const LIST = RAM_BASE + 0x2000;
 
+const PATTERN = new Uint8Array(2 << 20);
+for (let i = 0; i < PATTERN.length; i++) PATTERN[i] = i * 7 + (i >>> 8);
+
 interface Descriptor {
   src?: number;
   dst?: number;
@@ -61,10 +64,7 @@ const boardOf = (ringSize = 8) => {
   const read = (offset: number) => engine.read(offset, 4) >>> 0;
   const write = (offset: number, value: number) => engine.write(offset, 4, value);
   const bytes = (pa: number, len: number) => memory.readBytes(pa, len);
-  memory.writeBytes(
-    SRC,
-    Uint8Array.from({ length: 2 << 20 }, (_, i) => (i * 7 + (i >>> 8)) & 0xff),
-  );
+  memory.writeBytes(SRC, PATTERN);
   write(RING_LO, RING);
   write(RING_SIZE, ringSize);
   write(CONTROL, ENABLE | IRQ_ENABLE);
