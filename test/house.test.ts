@@ -59,7 +59,8 @@ const RULES: Rule[] = [
   {
     rule: 'core folders import nothing of Node',
     folders: CORE,
-    pattern: /['"]node:|\brequire\s*\(|(?<![.\w])process\s*\./,
+    pattern:
+      /['"]node:|\brequire\s*\(|(?<![.\w/])process\s*\.\s*(?:env|argv|exit|std\w+|hrtime|memoryUsage|nextTick|cwd)\b/,
     finds: `import fs from 'node:fs';`,
     leaves: `import { a } from '#emu';`,
   },

@@ -1,0 +1,66 @@
+/** The README: its example prints what it says, its links lead somewhere, its commands exist. */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { ROOT } from './support/sources.ts';
+
+const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');
+
+/** Every document that people read. */
+const DOCUMENTS = [
+  'README.md',
+  'CONTRIBUTING.md',
+  'CHANGELOG.md',
+  'guests/README.md',
+  ...readdirSync(join(ROOT, 'docs')).map((name) => `docs/${name}`),
+];
+
+describe('README.md', () => {
+  it('has an example that prints what its comment says', () => {
+    const example = /```ts\n([\s\S]*?)```/.exec(readme)![1]!;
+    const expected = /console\.log\(.*\); \/\/ (.*)/.exec(example)![1]!;
+    const folder = mkdtempSync(join(tmpdir(), 'gupbed-readme-'));
+    try {
+      const file = join(folder, 'example.mts');
+      const door = pathToFileURL(join(ROOT, 'emu/index.ts')).href;
+      writeFileSync(file, example.replace("'gupbed/emu'", `'${door}'`));
+      const { stdout, stderr } = spawnSync(process.execPath, ['--import', 'tsx', file], {
+        cwd: ROOT,
+        encoding: 'utf8',
+      });
+      expect(stderr).toBe('');
+      expect(stdout.trim()).toBe(expected);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it('names npm scripts that exist', () => {
+    const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as {
+      scripts: Record<string, string>;
+    };
+    for (const [, name] of readme.matchAll(/npm run (\w+)/g)) expect(scripts).toHaveProperty(name!);
+  });
+});
+
+describe('documents', () => {
+  for (const document of DOCUMENTS)
+    it(`${document} links to files that exist`, () => {
+      const text = readFileSync(join(ROOT, document), 'utf8');
+      const missing = [...text.matchAll(/\]\(([^)#:]+)(?:#[^)]*)?\)/g)]
+        .map((match) => match[1]!)
+        .filter((target) => !existsSync(join(ROOT, dirname(document), target)));
+      expect(missing).toEqual([]);
+    });
+
+  for (const document of DOCUMENTS)
+    it(`${document} names source files that exist`, () => {
+      const text = readFileSync(join(ROOT, document), 'utf8');
+      const named = text.matchAll(/`((?:emu|mm|kvm|devices|testbed|test|guests)\/[\w./-]*)`/g);
+      const missing = [...named].map((m) => m[1]!).filter((name) => !existsSync(join(ROOT, name)));
+      expect(missing).toEqual([]);
+    });
+});
