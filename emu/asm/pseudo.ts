@@ -107,7 +107,7 @@ export const expand = (
   const lower = `%lo((${second}) - (. - 4))`;
   if (key === 'li/2') return loadConstant(first, constantForLi(second, scope));
   if (key === 'la/2') return [upper(first), ['addi', first, first, lower]];
-  if (LOADS.test(mnemonic) && operands.length === 2 && memoryOperand(second) === undefined)
+  if (LOADS.test(mnemonic) && operands.length === 2 && !/[()[\]]/.test(second))
     return [upper(first), [mnemonic, first, `${lower}(${first})`]];
   if (STORES.test(mnemonic) && operands.length === 3)
     return [upper(third), [mnemonic, first, `${lower}(${third})`]];
