@@ -4,6 +4,7 @@
  * What a bus master has on bare metal without an IOMMU. Registers of devices are not reachable by
  * DMA: an access to them, or to nothing, is DMA_FAULT with nothing transferred.
  */
+import { atomicAdd } from '#cells';
 import { DMA_FAULT, DMA_OK, type PhysMemory } from '#emu';
 import type { DmaEnginePort } from './dma-engine.ts';
 
@@ -39,10 +40,9 @@ export class BusPort implements DmaEnginePort {
     if ((pa & 3) !== 0) throw new RangeError(`atomicAdd32 at 0x${pa.toString(16)}`);
     if (!this.memory.isRam(pa, 4)) return undefined;
     const offset = this.memory.offsetOf(pa);
-    const old = this.memory.i32[offset >>> 2]!;
-    this.memory.i32[offset >>> 2] = old + delta;
+    const sum = atomicAdd(this.memory.i32, offset >>> 2, delta);
     this.memory.wrote(offset, 4);
-    return old >>> 0;
+    return (sum - delta) >>> 0;
   }
 
   translate(pa: number, _write: boolean): number {

@@ -16,6 +16,7 @@
  * event touches nothing but frames that are held. A reset can come at any yield of work(): what it
  * has pinned by then, or pins in that very moment, is given back.
  */
+import { atomicAdd } from '#cells';
 import { DMA_FAULT, DMA_OK, PAGE_MASK, PAGE_SIZE } from '#emu';
 import type { DmaClient, DmaEnginePort, DmaMapRequest } from '#devices';
 import {
@@ -122,6 +123,11 @@ export class PinnedPort implements DmaEnginePort {
     return this.held.nrPages;
   }
 
+  /** The nth frame that the transfer in flight holds. */
+  pageInFlight(index: number): number {
+    return this.held.pages[index]!;
+  }
+
   /** Does the transfer in flight hold this frame? */
   isInFlight(page: number): boolean {
     return this.held.holds(page);
@@ -185,11 +191,10 @@ export class PinnedPort implements DmaEnginePort {
     const offset = this.offsetAt(gpa, true);
     if (offset < 0) return undefined;
     const { memory } = this.config.kernel;
-    const old = memory.i32[offset >>> 2]!;
-    memory.i32[offset >>> 2] = old + delta;
+    const sum = atomicAdd(memory.i32, offset >>> 2, delta);
     memory.wrote(offset, 4);
     this.wrote(gpa, 4);
-    return old >>> 0;
+    return (sum - delta) >>> 0;
   }
 
   translate(gpa: number, write: boolean): number {
