@@ -1,11 +1,14 @@
 /** The pinned port: the DMA engine of a guest, over pages of its VMM that only pins keep in place. */
 import { describe, expect, it } from 'vitest';
-import { PAGE_SIZE } from '#emu';
+import { PAGE_SIZE, RAM_BASE } from '#emu';
 import {
   createKernel,
   drive,
   EBUSY,
+  folioOf,
+  folioTestDirty,
   fork,
+  type Kernel,
   migrateFolio,
   mmExit,
   type MmStruct,
@@ -146,6 +149,19 @@ describe('a transfer', () => {
     work(board);
     runTo(board.clock, 500);
     expect(board.read(HEAD)).toBe(1);
+  });
+});
+
+describe('dirtying', () => {
+  it('marks the folio of each page written, and of no page only read', () => {
+    const board = boardOf();
+    const { k } = board;
+    const [source, target] = [GUEST + 0x9_0000, GUEST + 0xa_0000];
+    board.describeAt(0, { src: source, dst: target, len: 64 });
+    expect(statusOf(board)).toBe(1);
+    board.get(source, 1);
+    const dirty = [source, target].map((gpa) => folioTestDirty(k, folioOf(k, board.frameOf(gpa))));
+    expect(dirty).toEqual([false, true]);
   });
 });
 
@@ -324,6 +340,8 @@ describe('a reset', () => {
   });
 });
 
+const ramOf = (k: Kernel): Uint8Array => k.memory.readBytes(RAM_BASE, k.memory.ramBytes);
+
 describe('save and restore', () => {
   it('is refused while work() is suspended', () => {
     const board = boardOf();
@@ -360,7 +378,7 @@ describe('save and restore', () => {
         port: first.port.save(),
       });
       const second = createVmm();
-      second.k.memory.u8.set(first.k.memory.u8);
+      second.k.memory.writeBytes(RAM_BASE, ramOf(first.k));
       const k = createKernel({
         memory: second.k.memory,
         tlb: first.k.tlb,
@@ -374,7 +392,7 @@ describe('save and restore', () => {
       board.engine.restore(saved.engine);
       for (const each of [first, board]) settle(each, 3000);
       expect(first.status(0)).toBe(1);
-      expect(Buffer.compare(k.memory.u8, first.k.memory.u8)).toBe(0);
+      expect(Buffer.compare(ramOf(k), ramOf(first.k))).toBe(0);
       expect(k.state.stat).toEqual(first.k.state.stat);
       expect(board.engine.save()).toEqual(first.engine.save());
       expect(board.port.save()).toEqual(first.port.save());
