@@ -139,24 +139,14 @@ export const checkFrames = (
     if (references <= 0) {
       // The rest of a block that was allocated as a whole has no references of its own.
       if (references < 0) report.push(`I11 page ${page}: ${references} references`);
-      else if (page >= blockEnd && !insideAllocation(k, free, page))
+      else if (page >= blockEnd)
         report.push(`buddy: page ${page} is lost: no references, on no free list`);
       continue;
     }
-    blockEnd = page + folioNrPages(k, page);
+    blockEnd = page + (1 << readOnce(frames.private, page));
     countHolders(k, census, page, holders, report);
   }
   return holders;
-};
-
-/** Is there an allocated block of higher order, headed by a page below, that can contain the page? */
-const insideAllocation = (k: Kernel, free: Uint8Array, page: number): boolean => {
-  const { refcount } = k.state.frames;
-  for (let order = 1; order < NR_PAGE_ORDERS; order++) {
-    const head = page - (page % (1 << order));
-    if (head !== page && free[head] === 0 && readOnce(refcount, head) > 0) return true;
-  }
-  return false;
 };
 
 /** One folio in use: subtracts what is accounted for, and sorts the rest into pins and gets. */

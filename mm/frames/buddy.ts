@@ -74,6 +74,8 @@ export const allocPages = (k: Kernel, order: number, gfp: number): number => {
     if (page < 0) continue;
     atomicAdd(zone.nrFree, 0, -(1 << order));
     writeOnce(frames.refcount, page, 1);
+    // So that the sanitizer knows how far the block reaches.
+    writeOnce(frames.private, page, order);
     countStat(k, 'pgalloc', 1 << order);
     if ((gfp & GFP_ZERO) !== 0) for (let i = 0; i < 1 << order; i++) k.memory.zeroPage(page + i);
     return page;
