@@ -220,6 +220,16 @@ describe('pins in flight', () => {
     expect(violations(board.k)).toEqual([]);
   });
 
+  it('are what holds the bytes: with migration deaf to pins, the guest never sees them', () => {
+    const board = inFlight();
+    board.k.sabotage.migratePinned = true;
+    expect(drive(migrateFolio(board.k, board.frameOf(DST)))).toBe(0);
+    settle(board, 2000);
+    expect(board.status(0)).toBe(1);
+    expect(board.get(DST, 4096)).toEqual(new Uint8Array(4096));
+    expect(board.get(DST + 4096, 4096)).toEqual(board.get(SRC + 4096, 4096));
+  });
+
   it('are given back by work(), after the completion', () => {
     const board = inFlight();
     runTo(board.clock, 2000);
