@@ -2,7 +2,8 @@
  * The system bus: finds what is behind a physical address, RAM or the registers of a device.
  *
  * Harts reach RAM through their TLB and come here only for the rest; RAM is on the bus too, for
- * whoever has a physical address and no TLB. Policy for an address with nothing behind it, and for an
+ * whoever has a physical address and no TLB. A guest's bus, whose addresses are guest physical, is made
+ * without RAM: its memory is behind memory slots. Policy for an address with nothing behind it, and for an
  * access that leaves its region: BUS_ERROR, counted in `errors`. Not modelled: bus timing.
  */
 import { RAM_BASE } from './layout.ts';
@@ -27,7 +28,8 @@ export interface BusState {
 }
 
 export class Bus {
-  readonly memory: PhysMemory;
+  /** RAM at RAM_BASE, or nothing there. */
+  readonly memory: PhysMemory | undefined;
   /** Sorted by address, never overlapping. */
   readonly regions: readonly BusRegion[];
   /** Accesses that nothing answered. */
@@ -36,7 +38,7 @@ export class Bus {
   /** Region of the last access: a driver polls one device many times in a row. */
   private recent: BusRegion | undefined;
 
-  constructor(memory: PhysMemory) {
+  constructor(memory?: PhysMemory) {
     this.memory = memory;
     this.map = [];
     this.regions = this.map;
@@ -51,7 +53,8 @@ export class Bus {
   attach(basePa: number, sizeBytes: number, device: MmioDevice, name: string): void {
     const endPa = basePa + sizeBytes;
     if (!(sizeBytes > 0)) throw new Error(`bus: ${name} has no size`);
-    if (basePa < RAM_BASE + this.memory.ramBytes && endPa > RAM_BASE)
+    const ramBytes = this.memory?.ramBytes ?? 0;
+    if (basePa < RAM_BASE + ramBytes && endPa > RAM_BASE && ramBytes > 0)
       throw new Error(`bus: ${name} at 0x${basePa.toString(16)} overlaps RAM`);
     const taken = this.map.find((r) => basePa < r.endPa && endPa > r.basePa);
     if (taken !== undefined)
@@ -65,7 +68,8 @@ export class Bus {
    * Registers see the access as it was made; RAM gives misaligned bytes too.
    */
   read(pa: number, sizeBytes: number): number {
-    if (this.memory.isRam(pa, sizeBytes)) return this.readRam(pa, sizeBytes);
+    const memory = this.memory;
+    if (memory?.isRam(pa, sizeBytes) === true) return readRam(memory, pa, sizeBytes);
     const region = this.regionOf(pa, sizeBytes);
     if (region === undefined) {
       this.errors++;
@@ -76,8 +80,9 @@ export class Bus {
 
   /** Writes the low 1, 2 or 4 bytes of `value`. Returns 0 or BUS_ERROR. */
   write(pa: number, sizeBytes: number, value: number): number {
-    if (this.memory.isRam(pa, sizeBytes)) {
-      this.writeRam(pa, sizeBytes, value);
+    const memory = this.memory;
+    if (memory?.isRam(pa, sizeBytes) === true) {
+      writeRam(memory, pa, sizeBytes, value);
       return 0;
     }
     const region = this.regionOf(pa, sizeBytes);
@@ -110,19 +115,19 @@ export class Bus {
       }
     return undefined;
   }
-
-  private readRam(pa: number, sizeBytes: number): number {
-    const u8 = this.memory.u8;
-    const offset = this.memory.offsetOf(pa);
-    let value = 0;
-    for (let i = sizeBytes - 1; i >= 0; i--) value = (value << 8) | u8[offset + i]!;
-    return value >>> 0;
-  }
-
-  private writeRam(pa: number, sizeBytes: number, value: number): void {
-    const u8 = this.memory.u8;
-    const offset = this.memory.offsetOf(pa);
-    for (let i = 0; i < sizeBytes; i++) u8[offset + i] = value >>> (8 * i);
-    this.memory.wrote(offset, sizeBytes);
-  }
 }
+
+const readRam = (memory: PhysMemory, pa: number, sizeBytes: number): number => {
+  const { u8 } = memory;
+  const offset = memory.offsetOf(pa);
+  let value = 0;
+  for (let i = sizeBytes - 1; i >= 0; i--) value = (value << 8) | u8[offset + i]!;
+  return value >>> 0;
+};
+
+const writeRam = (memory: PhysMemory, pa: number, sizeBytes: number, value: number): void => {
+  const { u8 } = memory;
+  const offset = memory.offsetOf(pa);
+  for (let i = 0; i < sizeBytes; i++) u8[offset + i] = value >>> (8 * i);
+  memory.wrote(offset, sizeBytes);
+};

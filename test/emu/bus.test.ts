@@ -92,6 +92,16 @@ describe('RAM on the bus', () => {
   });
 });
 
+describe('a bus without RAM', () => {
+  it('answers at the addresses of its devices alone', () => {
+    const bus = new Bus();
+    bus.attach(RAM_BASE + 0x1000, 4, recorder(), 'device');
+    expect(bus.read(RAM_BASE, 4)).toBe(BUS_ERROR);
+    expect(bus.write(RAM_BASE, 4, 1)).toBe(BUS_ERROR);
+    expect(bus.read(RAM_BASE + 0x1000, 4)).toBe(0xffff_ffff);
+  });
+});
+
 describe('the map', () => {
   for (const { name, basePa, sizeBytes, message } of [
     { name: 'two devices overlap', basePa: 0x1000_00f0, sizeBytes: 32, message: 'overlaps device' },
