@@ -1,0 +1,127 @@
+/**
+ * Benchmarks that are guest programs: run with one stage of translation on the bare board and with
+ * two stages under the hypervisor, timed by the host from line to line of what they print.
+ */
+import { type ElfImage, RAM_BASE } from '#emu';
+import { guestDeviceTree } from '#kvm';
+import { BareMachine } from '../machine/bare.ts';
+import { HostMachine } from '../machine/host.ts';
+import { FIRMWARE_PA, firmware } from './firmware.ts';
+
+/** One pass of a program: what it printed about it, and how long the host took. */
+export interface Pass {
+  line: string;
+  ms: number;
+}
+
+/** Parameters at the program's entry + 8 (guests/lib/crt0.S); 0 = the program's default. */
+const withParameters = (image: ElfImage, parameters: readonly number[]): ElfImage => ({
+  ...image,
+  segments: image.segments.map((segment) => {
+    const at = image.entry + 8 - segment.pa;
+    if (at < 0 || at + 32 > segment.bytes.length) return segment;
+    const bytes = segment.bytes.slice();
+    const view = new DataView(bytes.buffer);
+    for (const [i, value] of parameters.entries())
+      view.setBigUint64(at + 8 * i, BigInt(value), true);
+    return { ...segment, bytes };
+  }),
+});
+
+/** Notes when each line came. */
+class Stopwatch {
+  readonly passes: Pass[] = [];
+  private last = performance.now();
+
+  line(line: string): void {
+    const now = performance.now();
+    this.passes.push({ line, ms: now - this.last });
+    this.last = performance.now();
+  }
+}
+
+/** A program and its machine, run pass by pass so that several can be interleaved. */
+export interface GuestBench {
+  /** Runs until the next line is printed. @returns null at the end */
+  nextPass(): Pass | null;
+  /** Page-table entries read and walks, by all harts, since the start. */
+  walks(): { walks: number; steps: number };
+}
+
+const takeNext = (watch: Stopwatch, step: () => boolean): Pass | null => {
+  const before = watch.passes.length;
+  while (watch.passes.length === before) if (!step()) return null;
+  return watch.passes[before]!;
+};
+
+/** Under the hypervisor, in VS-mode: two stages. */
+export const twoStageBench = (
+  image: ElfImage,
+  memoryBytes: number,
+  parameters: readonly number[],
+): GuestBench => {
+  const watch = new Stopwatch();
+  const machine = new HostMachine(
+    {
+      seed: 1,
+      policy: 'linux-7',
+      guests: [{ name: 'bench', memoryBytes, harts: 1 }],
+      activity: null,
+    },
+    { onLine: (_guest, line) => watch.line(line) },
+  );
+  machine.boot(machine.guests[0]!, withParameters(image, parameters));
+  return {
+    nextPass: () => takeNext(watch, () => !machine.done && machine.step(1e6)),
+    walks: () => walksOf(machine.harts),
+  };
+};
+
+/** On the bare board, in S-mode over a small firmware: one stage. */
+export const oneStageBench = (
+  image: ElfImage,
+  memoryBytes: number,
+  parameters: readonly number[],
+): GuestBench => {
+  const watch = new Stopwatch();
+  const machine = new BareMachine({
+    ramBytes: memoryBytes,
+    harts: 1,
+    onLine: (line) => watch.line(line),
+  });
+  const treePa = RAM_BASE + memoryBytes - 65536;
+  machine.load(withParameters(image, parameters));
+  machine.memory.writeBytes(
+    treePa,
+    guestDeviceTree({
+      nrHarts: 1,
+      memory: [{ gpa: RAM_BASE, lenBytes: memoryBytes }],
+      devices: ['uart', 'finisher'],
+    }),
+  );
+  machine.memory.writeBytes(FIRMWARE_PA, firmware(image.entry, treePa));
+  machine.harts[0]!.setPc(BigInt(FIRMWARE_PA));
+  return {
+    nextPass: () =>
+      takeNext(watch, () => {
+        machine.step(1e6);
+        return machine.end === null;
+      }),
+    walks: () => walksOf(machine.harts),
+  };
+};
+
+const walksOf = (harts: readonly { mmu: { counts(): { walks: number; walkSteps: number } } }[]) => {
+  let walks = 0;
+  let steps = 0;
+  for (const { mmu } of harts) {
+    const counts = mmu.counts();
+    walks += counts.walks;
+    steps += counts.walkSteps;
+  }
+  return { walks, steps };
+};
+
+/** The number after `word` in a line of key-value pairs. */
+export const numberIn = (line: string, word: string): number =>
+  Number(new RegExp(`\\b${word} (\\d+)`).exec(line)?.[1] ?? Number.NaN);

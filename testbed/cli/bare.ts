@@ -1,0 +1,124 @@
+/** `gupbed bare`: a bare-metal program on the emulated board. */
+import { CSR_MCAUSE, CSR_MEPC, CSR_MTVAL, ElfError } from '#emu';
+import { type BareEnd, BareMachine } from '../machine/bare.ts';
+import { hex, trapName } from '../report/trap-names.ts';
+import { parseCommandLine, parseCount, parseSize } from './args.ts';
+import { readElf } from './input.ts';
+import { mips, runLoop, speedLine } from './run-loop.ts';
+import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UsageError } from './usage-error.ts';
+
+const MIB = 2 ** 20;
+
+/** How the run ended, as text for people and as facts for --json. */
+interface Ending {
+  kind: BareEnd['kind'] | 'limit' | 'interrupted';
+  code: number;
+  message: string;
+  pc: string;
+  cause?: number;
+}
+
+export const bareCommand = async (words: string[]): Promise<number> => {
+  const { values, positionals } = parseCommandLine('bare', words, {
+    memory: { type: 'string', default: '64M' },
+    harts: { type: 'string', default: '1' },
+    'max-instructions': { type: 'string' },
+    json: { type: 'boolean', default: false },
+  });
+  if (positionals.length !== 1)
+    throw new UsageError('bare: name one program, as in: gupbed bare FILE.elf');
+  const file = positionals[0]!;
+  const ramBytes = parseSize('--memory', String(values['memory']), MIB, 3072 * MIB);
+  const harts = parseCount('--harts', String(values['harts']), 1, 8);
+  const limitText = values['max-instructions'];
+  const limit =
+    limitText === undefined
+      ? Number.POSITIVE_INFINITY
+      : parseCount('--max-instructions', String(limitText), 1, Number.MAX_SAFE_INTEGER);
+  const json = values['json'] === true;
+  const image = readElf(file);
+  const machine = new BareMachine({
+    ramBytes,
+    harts,
+    onLine: (line) => {
+      if (!json) process.stdout.write(`${line}\n`);
+    },
+  });
+  try {
+    machine.load(image);
+  } catch (error) {
+    if (error instanceof ElfError) throw new UsageError(`${file}: ${error.message}`);
+    throw error;
+  }
+  let left = limit;
+  const started = performance.now();
+  const { outcome, seconds } = await runLoop(
+    () => {
+      left -= machine.step(left);
+      return machine.end === null && left > 0;
+    },
+    () => speedLine(machine.clock.now, (performance.now() - started) / 1000),
+  );
+  machine.console.finish();
+  const ending = endingOf(machine, outcome === 'interrupted');
+  if (json) {
+    const report = {
+      program: file,
+      ramBytes,
+      harts,
+      instructions: machine.retired,
+      time: machine.clock.now,
+      output: machine.console.lines,
+      end: ending,
+      host: { seconds, mips: mips(machine.retired, seconds) },
+    };
+    process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+  } else if (ending.code !== EXIT_OK) {
+    process.stderr.write(`gupbed: ${ending.message}\n`);
+  }
+  return ending.code;
+};
+
+const endingOf = (machine: BareMachine, interrupted: boolean): Ending => {
+  const { end } = machine;
+  const first = machine.harts[0]!;
+  const pc = hex(BigInt.asUintN(64, first.pc));
+  if (end === null) {
+    if (interrupted)
+      return {
+        kind: 'interrupted',
+        code: EXIT_INTERRUPTED,
+        message: `interrupted at pc ${pc}`,
+        pc,
+      };
+    const message = `stopped at pc ${pc} after ${machine.retired} instructions: --max-instructions reached`;
+    return { kind: 'limit', code: EXIT_FAILED, message, pc };
+  }
+  switch (end.kind) {
+    case 'finished': {
+      const { kind, code } = end.request;
+      if (kind !== 'fail') return { kind: 'finished', code: EXIT_OK, message: kind, pc };
+      return {
+        kind: 'finished',
+        code: EXIT_FAILED,
+        message: `the program failed with code ${code}`,
+        pc,
+      };
+    }
+    case 'trap-loop': {
+      const hart = machine.harts[end.hart]!;
+      const cause = Number(hart.readCsr(CSR_MCAUSE));
+      const at = hex(BigInt.asUintN(64, hart.readCsr(CSR_MEPC)));
+      const tval = hex(BigInt.asUintN(64, hart.readCsr(CSR_MTVAL)));
+      const message = `hart ${end.hart} traps without end at pc ${at}: ${trapName(cause)} (cause ${cause}), mtval ${tval}`;
+      return { kind: 'trap-loop', code: EXIT_FAILED, message, pc: at, cause };
+    }
+    case 'asleep':
+      return {
+        kind: 'asleep',
+        code: EXIT_FAILED,
+        message: `every hart waits for an interrupt and no event is due; hart 0 at pc ${pc}`,
+        pc,
+      };
+  }
+};

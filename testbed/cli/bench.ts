@@ -1,0 +1,50 @@
+/** `gupbed bench`: measures, and prints medians beside their limits. */
+import { type BenchRow, rowOf, type Samples } from '../bench/row.ts';
+import { hartSuite } from '../bench/hart.ts';
+import { type Announce, translateSuite } from '../bench/translate.ts';
+import { parseCommandLine, parseCount } from './args.ts';
+import { Progress } from './progress.ts';
+import { alignRows, paint, wantsColour } from './table.ts';
+import { EXIT_OK, UsageError } from './usage-error.ts';
+
+const SUITES: Record<string, (rounds: number, announce: Announce) => Samples[]> = {
+  translate: translateSuite,
+  hart: hartSuite,
+};
+
+export const benchCommand = async (words: string[]): Promise<number> => {
+  const { values, positionals } = parseCommandLine('bench', words, {
+    rounds: { type: 'string', default: '5' },
+    json: { type: 'boolean', default: false },
+  });
+  const rounds = parseCount('--rounds', String(values['rounds']), 3, 99);
+  const names = positionals.length === 0 ? Object.keys(SUITES) : positionals;
+  for (const name of names)
+    if (!Object.hasOwn(SUITES, name))
+      throw new UsageError(`bench: no suite ${name}, there are ${Object.keys(SUITES).join(', ')}`);
+  const progress = new Progress();
+  const rows = names.flatMap((name) =>
+    SUITES[name]!(rounds, (what) => progress.update(() => what)).map(rowOf),
+  );
+  progress.clear();
+  if (values['json'] === true) process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
+  else process.stdout.write(`${table(rows, wantsColour(process.stdout)).join('\n')}\n`);
+  return EXIT_OK;
+};
+
+const number = (n: number): string => (n >= 100 ? n.toFixed(0) : n.toFixed(2));
+
+const table = (rows: BenchRow[], colour: boolean): string[] => {
+  const head = ['', 'median', 'min', 'max', 'unit', 'beside it', 'ratio'];
+  const lines = alignRows([
+    head,
+    ...rows.map((row) => {
+      const [peer] = Object.keys(row.ratios);
+      const beside = peer === undefined ? '' : `${peer} ${number(row.peers[peer]!)}`;
+      const ratio = peer === undefined ? '' : `${number(row.ratios[peer]!)}x`;
+      const { median, min, max } = row;
+      return [row.name, number(median), number(min), number(max), row.unit, beside, ratio];
+    }),
+  ]);
+  return [paint(colour, 'bold', lines[0]!), ...lines.slice(1)];
+};

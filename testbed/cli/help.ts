@@ -1,0 +1,87 @@
+/** What `gupbed --help` and `gupbed COMMAND --help` print. */
+
+const OVERVIEW = `gupbed: an emulated-hardware and guest-VM testbed for Linux's get_user_pages()
+
+usage: gupbed COMMAND [ARGUMENTS]
+
+commands:
+  run GUEST.elf        run a guest program under the hypervisor, its memory on the host model
+  bare FILE.elf        run a bare-metal program on the emulated board, in M-mode, with no host
+  fight                the main job: guests and DMA at work while the host moves their memory
+  resume FILE          go on with a machine that \`run --save\` or \`fight --save\` has saved
+  bench [SUITE...]     measure: translate, hart
+
+options of every command:
+  --help, -h           what it does, its options and an example
+  --json               one JSON value instead of text (what depends on the host is under "host")
+  --version            print the version
+
+exit codes: 0 done, 1 the guest or a check failed, 2 wrong input or usage, 130 interrupted
+`;
+
+const COMMANDS: Record<string, string> = {
+  run: `usage: gupbed run GUEST.elf [options]
+
+Runs an unmodified riscv64 program in VS-mode on an emulated hart behind two-stage translation. Its
+memory belongs to a host process of the model; SBI, a UART, a PLIC and a DMA engine are provided.
+
+  --memory SIZE            guest memory, 4M to 3G (default 64M)
+  --harts N                virtual CPUs, 1 to 7, the others started by SBI HSM (default 1)
+  --seed N                 seed of every random choice (default 1)
+  --max-instructions N     stop, with exit code 1, after N retired instructions
+  --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
+  --activity               let the host migrate, write-protect, remap and fork meanwhile
+  --save FILE --save-at N  save the machine at the first quiet moment after N instructions, and stop
+  --json                   one JSON object
+
+example: gupbed run guests/bin/hello.elf --memory 32M
+`,
+  bare: `usage: gupbed bare FILE.elf [options]
+
+Runs a bare-metal program in M-mode on a board with the memory map of QEMU's virt machine.
+
+  --memory SIZE            RAM, 1M to 3G (default 64M)
+  --harts N                harts, 1 to 8 (default 1)
+  --max-instructions N     stop, with exit code 1, after N retired instructions
+  --json                   one JSON object
+
+example: gupbed bare guests/bin/bare-hello.elf
+`,
+  fight: `usage: gupbed fight [options]
+
+Runs memwalk and dmacopy as two guests of one host. While they check every byte of their memory,
+the host migrates, write-protects, remaps and forks it under them; prints what happened.
+
+  --seed N                 seed of every random choice (default 1)
+  --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
+  --save FILE --save-at N  save the machine at the first quiet moment after N instructions, and stop
+  --json                   one JSON object
+
+example: gupbed fight --seed 7
+`,
+  resume: `usage: gupbed resume FILE [options]
+
+Goes on with a saved machine, as if it had never stopped.
+
+  --max-instructions N     stop, with exit code 1, after N retired instructions (in total)
+  --json                   one JSON object
+
+example: gupbed run guests/bin/hello.elf --save /tmp/hello.gup --save-at 1000 && gupbed resume /tmp/hello.gup
+`,
+  bench: `usage: gupbed bench [SUITE...] [options]
+
+Measures, each figure beside a limit that is measured in the same run. Suites: translate (TLB hit,
+misses in one and two stages, page touch and pointer chase by working set), hart (the interpreter).
+
+  --rounds N               samples of each figure, 3 to 99 (default 5); medians are printed
+  --json                   an array of rows
+
+example: gupbed bench translate --rounds 7
+`,
+};
+
+/** The help of a command, or the overview. */
+export const helpText = (command?: string): string =>
+  (command === undefined ? undefined : COMMANDS[command]) ?? OVERVIEW;
+
+export const isCommand = (word: string): boolean => Object.hasOwn(COMMANDS, word);

@@ -1,0 +1,100 @@
+/** Runs a host machine to its end, its limit, its saving point or Ctrl-C, and reports. */
+import type { HostMachine } from '../machine/host.ts';
+import { writeSnapshot } from '../machine/snapshot.ts';
+import { endMessage, hostReport } from '../report/host-report.ts';
+import { hostSummary } from '../report/host-summary.ts';
+import type { SavePlan } from './host-options.ts';
+import { runLoop, speedLine } from './run-loop.ts';
+import { wantsColour } from './table.ts';
+import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UsageError } from './usage-error.ts';
+
+export interface HostRunOptions {
+  /** Instructions after which to give up. */
+  limit: number;
+  save: SavePlan | null;
+  json: boolean;
+  /** Print the summary; without it only what went wrong is printed. */
+  summary: boolean;
+}
+
+export const runHost = async (machine: HostMachine, options: HostRunOptions): Promise<number> => {
+  const { limit, save, json } = options;
+  let stopped: string | null = null;
+  const step = (): boolean => {
+    if (machine.done) return false;
+    const { retired } = machine;
+    if (save !== null && retired >= save.at && machine.quiet) {
+      stopped = 'saved';
+      return false;
+    }
+    if (retired >= limit) {
+      stopped = 'max-instructions';
+      return false;
+    }
+    const until = save !== null && retired < save.at ? Math.min(save.at, limit) : limit;
+    if (machine.step(until - retired)) return true;
+    stopped = 'asleep';
+    return false;
+  };
+  const started = performance.now();
+  const { outcome, seconds } = await runLoop(step, () =>
+    speedLine(machine.retired, (performance.now() - started) / 1000),
+  );
+  if (outcome === 'interrupted') stopped = 'interrupted';
+  if (stopped === 'saved' && save !== null) saveTo(machine, save.path);
+  else if (stopped === null) machine.tearDown();
+  for (const guest of machine.guests) if (stopped !== 'saved') guest.console.finish();
+
+  const report = hostReport(machine, stopped, seconds);
+  if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+  else if (options.summary) {
+    const lines = hostSummary(report, wantsColour(process.stdout));
+    process.stdout.write(`\n${lines.join('\n')}\n`);
+  }
+  for (const message of complaints(machine, stopped, options))
+    process.stderr.write(`gupbed: ${message}\n`);
+  if (stopped === 'interrupted') return EXIT_INTERRUPTED;
+  if (stopped === 'saved') return EXIT_OK;
+  return report.ok ? EXIT_OK : EXIT_FAILED;
+};
+
+const saveTo = (machine: HostMachine, path: string): void => {
+  try {
+    writeSnapshot(path, machine.save());
+  } catch (error) {
+    throw new UsageError(`--save ${path}: ${(error as Error).message}`);
+  }
+};
+
+/** What went wrong, a line each. */
+const complaints = (
+  machine: HostMachine,
+  stopped: string | null,
+  { save, json, summary }: HostRunOptions,
+): string[] => {
+  const lines = machine.guests.map(endMessage).filter((line) => line !== null);
+  const where = (): string =>
+    machine.guests
+      .filter((guest) => guest.end === null)
+      .map(
+        (g) => `${g.config.name} at pc 0x${BigInt.asUintN(64, g.vcpus[0]!.guestPc).toString(16)}`,
+      )
+      .join(', ');
+  switch (stopped) {
+    case 'max-instructions':
+      lines.push(`--max-instructions reached: ${where()}`);
+      break;
+    case 'asleep':
+      lines.push(`every vCPU waits and no event is due: ${where()}`);
+      break;
+    case 'interrupted':
+      lines.push(`interrupted: ${where()}`);
+      break;
+    case 'saved':
+      lines.push(`saved after ${machine.retired} instructions to ${save?.path}`);
+      break;
+  }
+  if (!json && !summary)
+    for (const violation of machine.violations) lines.push(`sanitizer: ${violation}`);
+  return lines;
+};

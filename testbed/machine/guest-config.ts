@@ -1,0 +1,55 @@
+/** Machines as plain objects: what they are made of, and the bounds of it. */
+import type { PolicyName } from '#mm';
+
+const MIB = 2 ** 20;
+
+/** Guest memory begins here, as RAM on the board does. */
+export const GUEST_RAM_GPA = 0x8000_0000;
+/** Host virtual address of the first byte of guest memory in every guest's host process. */
+export const GUEST_RAM_HVA = 0x10_0000_0000;
+
+export const GUEST_MEMORY_MIN = 4 * MIB;
+export const GUEST_MEMORY_MAX = 3072 * MIB;
+export const GUEST_MEMORY_DEFAULT = 64 * MIB;
+
+/** Host RAM beside what the guests have: page tables, copies of a fork, room to migrate to. */
+export const HOST_SPARE_BYTES = 64 * MIB;
+
+/** One guest. Plain data: part of what is saved. */
+export interface GuestConfig {
+  name: string;
+  memoryBytes: number;
+  /** vCPUs, each on a hart of its own. */
+  harts: number;
+}
+
+/** How much host activity there is: mean instructions between two actions of a kind, or none. */
+export interface ActivityGaps {
+  migrate: number;
+  protect: number;
+  remap: number;
+  fork: number;
+  harvest: number;
+}
+
+/** What the `fight` command and `run --activity` do to a guest. */
+export const FIGHT_GAPS: ActivityGaps = {
+  migrate: 6_000,
+  protect: 9_000,
+  remap: 60_000,
+  fork: 400_000,
+  harvest: 1_500_000,
+};
+
+/** A machine. Plain data: part of what is saved. */
+export interface HostConfig {
+  seed: number;
+  policy: PolicyName;
+  guests: GuestConfig[];
+  /** null = the host leaves the guests' memory alone. */
+  activity: ActivityGaps | null;
+}
+
+/** RAM of the machine that a host with these guests needs. */
+export const hostRamBytes = (config: HostConfig): number =>
+  config.guests.reduce((sum, guest) => sum + guest.memoryBytes, HOST_SPARE_BYTES);

@@ -1,0 +1,314 @@
+/**
+ * One guest on the host: its process (the VMM), its memory slots, its VM and vCPUs, and the devices
+ * that the process emulates for it.
+ *
+ * Guest memory is two mappings of the process: the lower half private and anonymous, the upper half
+ * shared memory (a memfd), so that COW and the page cache are both under the guest.
+ */
+import {
+  DmaEngine,
+  type DmaEngineState,
+  Finisher,
+  Ns16550,
+  type Ns16550State,
+  Plic,
+  type PlicState,
+} from '#devices';
+import { PinnedPort, type PinnedPortState } from '#devices/host';
+import {
+  BUS_ERROR,
+  Bus,
+  type Clock,
+  DMA_ENGINE_BASE,
+  DMA_ENGINE_BYTES,
+  DMA_ENGINE_IRQ,
+  type ElfImage,
+  FINISHER_BASE,
+  FINISHER_BYTES,
+  loadElf,
+  PAGE_SIZE,
+  PLIC_BASE,
+  PLIC_BYTES,
+  PLIC_NR_SOURCES,
+  UART_BASE,
+  UART_BYTES,
+  UART_IRQ,
+} from '#emu';
+import {
+  addMmioRegion,
+  createVm,
+  gpaToHva,
+  gpaToMemSlot,
+  guestDeviceTree,
+  type Kvm,
+  type MmioExit,
+  markPageDirtyInSlot,
+  setMemSlot,
+  Vcpu,
+  type Vm,
+  vmHasMemory,
+  vmWriteGuest,
+} from '#kvm';
+import {
+  drive,
+  type Kernel,
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  mmap,
+  type MmStruct,
+  mmCreate,
+  PROT_READ,
+  PROT_WRITE,
+  shmemCreate,
+  shmemPut,
+} from '#mm';
+import { fileById, type GuestRange } from '../actors/targets.ts';
+import { LineConsole, type LineListener } from './console.ts';
+import { GUEST_RAM_GPA, GUEST_RAM_HVA, type GuestConfig } from './guest-config.ts';
+
+/** How a guest ended. */
+export type GuestEnd =
+  | { kind: 'shutdown'; resetType: number; resetReason: number }
+  | { kind: 'finisher'; request: 'pass' | 'fail' | 'reset'; code: number }
+  | { kind: 'error'; vcpu: number; pc: bigint; cause: number; gpa: number; message: string };
+
+/** Everything of a guest that is saved; its VM and its address space are saved with their owners. */
+export interface GuestState {
+  vmId: number;
+  ranges: GuestRange[];
+  end: GuestEnd | null;
+  console: { bytes: number[]; lines: string[] };
+  plic: PlicState;
+  uart: Ns16550State;
+  dma: DmaEngineState;
+  port: PinnedPortState;
+}
+
+/** What a guest is put on. */
+export interface GuestWiring {
+  k: Kernel;
+  kvm: Kvm;
+  clock: Clock;
+  /** Its number on the host: names its clock events and its VMID. */
+  index: number;
+  firstHart: number;
+  onLine?: LineListener;
+}
+
+export class Guest {
+  readonly config: GuestConfig;
+  readonly mm: MmStruct;
+  readonly vm: Vm;
+  readonly vcpus: Vcpu[];
+  readonly ranges: GuestRange[];
+  readonly console: LineConsole;
+  readonly port: PinnedPort;
+  end: GuestEnd | null;
+  private readonly wiring: GuestWiring;
+  private readonly bus: Bus;
+  private readonly plic: Plic;
+  private readonly uart: Ns16550;
+  private readonly dma: DmaEngine;
+
+  /** A fresh guest with empty memory; or, with `state`, a restored one. */
+  constructor(config: GuestConfig, wiring: GuestWiring, state?: GuestState) {
+    const { k, kvm, clock, index } = wiring;
+    this.config = config;
+    this.wiring = wiring;
+    this.end = state?.end ?? null;
+    this.console = new LineConsole(wiring.onLine);
+    const made = state === undefined ? makeMemory(config, wiring) : findMemory(state, wiring);
+    this.mm = made.mm;
+    this.vm = made.vm;
+    this.ranges = made.ranges;
+    this.vcpus = Array.from(
+      { length: config.harts },
+      (_, id) => new Vcpu(kvm, this.vm, id, this.console),
+    );
+    this.plic = new Plic({
+      nrSources: PLIC_NR_SOURCES,
+      contexts: this.vcpus.flatMap((vcpu) => [{ set: () => {} }, vcpu.externalIrq]),
+    });
+    this.uart = new Ns16550({
+      irq: this.plic.source(UART_IRQ),
+      onByte: (byte) => this.console.put(byte),
+    });
+    this.port = new PinnedPort({
+      kernel: k,
+      mm: this.mm,
+      hvaOf: (gpa) => {
+        const slot = gpaToMemSlot(this.vm.slots, gpa);
+        return slot === undefined ? -1 : gpaToHva(slot, gpa);
+      },
+      onWritten: (gpa) => {
+        const slot = gpaToMemSlot(this.vm.slots, gpa);
+        if (slot !== undefined) markPageDirtyInSlot(slot, gpa);
+      },
+    });
+    this.dma = new DmaEngine({
+      clock,
+      irq: this.plic.source(DMA_ENGINE_IRQ),
+      port: this.port,
+      name: `dma-engine${index}`,
+    });
+    this.bus = new Bus(); // guest physical: no RAM of the host on it
+    this.attachDevices(state === undefined);
+    if (state !== undefined) {
+      this.console.restore(state.console);
+      this.plic.restore(state.plic);
+      this.uart.restore(state.uart);
+      this.port.restore(state.port);
+      this.dma.restore(state.dma);
+    }
+  }
+
+  private attachDevices(fresh: boolean): void {
+    const finisher = new Finisher({
+      onFinish: ({ kind, code }) => this.ended({ kind: 'finisher', request: kind, code }),
+    });
+    const devices = [
+      { gpa: PLIC_BASE, lenBytes: PLIC_BYTES, device: this.plic, name: 'plic' },
+      { gpa: UART_BASE, lenBytes: UART_BYTES, device: this.uart, name: 'uart' },
+      { gpa: DMA_ENGINE_BASE, lenBytes: DMA_ENGINE_BYTES, device: this.dma, name: 'dma-engine' },
+      { gpa: FINISHER_BASE, lenBytes: FINISHER_BYTES, device: finisher, name: 'finisher' },
+    ];
+    for (const { gpa, lenBytes, device, name } of devices) {
+      this.bus.attach(gpa, lenBytes, device, name);
+      if (fresh) addMmioRegion(this.vm, { gpa, lenBytes, name });
+    }
+  }
+
+  /**
+   * Loads a program, writes the device tree behind it and starts vCPU 0.
+   * @throws ElfError when a segment is outside the guest's memory
+   */
+  boot(image: ElfImage): void {
+    const write = (gpa: number, bytes: Uint8Array): void => {
+      const error = drive(vmWriteGuest(this.wiring.kvm, this.vm, gpa, bytes));
+      if (error < 0) throw new Error(`guest memory at 0x${gpa.toString(16)}: errno ${-error}`);
+    };
+    loadElf(image, {
+      contains: (gpa, lenBytes) => vmHasMemory(this.vm, gpa, lenBytes),
+      write,
+      zero: () => {}, // fresh memory is zero, and stays untouched until the guest wants it
+    });
+    const tree = guestDeviceTree({
+      nrHarts: this.config.harts,
+      memory: [{ gpa: GUEST_RAM_GPA, lenBytes: this.config.memoryBytes }],
+      devices: ['plic', 'uart', 'dma-engine', 'finisher'],
+    });
+    const treeGpa = GUEST_RAM_GPA + this.config.memoryBytes - TREE_ROOM_BYTES;
+    write(treeGpa, tree);
+    this.vcpus[0]!.boot(image.entry, treeGpa);
+  }
+
+  /** Serves an access to a device's registers, and lets the vCPU go on. */
+  serveMmio(vcpu: Vcpu, exit: MmioExit): void {
+    const halves = exit.sizeBytes === 8 ? 2 : 1;
+    const size = exit.sizeBytes === 8 ? 4 : exit.sizeBytes;
+    const got = [0, 0];
+    for (let half = 0; half < halves; half++) {
+      const gpa = exit.gpa + half * 4;
+      const value = half === 0 ? exit.valueLo : exit.valueHi;
+      const mask = size === 4 ? 0xffff_ffff : 2 ** (8 * size) - 1;
+      const answer = exit.write
+        ? this.bus.write(gpa, size, (value & mask) >>> 0)
+        : this.bus.read(gpa, size);
+      if (answer === BUS_ERROR) {
+        vcpu.failMmio();
+        return;
+      }
+      got[half] = answer | 0;
+    }
+    vcpu.completeMmio(got[0]!, got[1]!);
+  }
+
+  /** The guest has ended: its devices stop, what they hold is given back by the pump. */
+  ended(end: GuestEnd): void {
+    this.end ??= end;
+    this.dma.reset();
+  }
+
+  /** Closes the files behind the guest's shared memory: after the end of its process. */
+  releaseMemory(): void {
+    for (const range of this.ranges)
+      if (range.mappingId !== null)
+        drive(shmemPut(this.wiring.k, fileById(this.wiring.k, range.mappingId)));
+  }
+
+  save(): GuestState {
+    return {
+      vmId: this.vm.id,
+      ranges: this.ranges.map((range) => ({ ...range })),
+      end: this.end,
+      console: this.console.save(),
+      plic: this.plic.save(),
+      uart: this.uart.save(),
+      dma: this.dma.save(),
+      port: this.port.save(),
+    };
+  }
+}
+
+/** Room at the end of guest memory for the device tree. */
+const TREE_ROOM_BYTES = 64 * 1024;
+
+interface GuestMemory {
+  mm: MmStruct;
+  vm: Vm;
+  ranges: GuestRange[];
+}
+
+/** A host process with guest memory in two halves, and a VM over it. */
+const makeMemory = (config: GuestConfig, wiring: GuestWiring): GuestMemory => {
+  const { k, kvm } = wiring;
+  const mm = mustNotFail('mmCreate', mmCreate(k));
+  const half = Math.floor(config.memoryBytes / 2 / PAGE_SIZE) * PAGE_SIZE;
+  const halves = [
+    { lenBytes: half, shared: false },
+    { lenBytes: config.memoryBytes - half, shared: true },
+  ];
+  const vm = mustNotFail(
+    'createVm',
+    createVm(kvm, mm, {
+      vmid: wiring.index + 1,
+      nrVcpus: config.harts,
+      firstHart: wiring.firstHart,
+    }),
+  );
+  const ranges: GuestRange[] = [];
+  let offset = 0;
+  for (const { lenBytes, shared } of halves) {
+    const hva = GUEST_RAM_HVA + offset;
+    const mapping = shared ? shmemCreate(k, lenBytes / PAGE_SIZE) : null;
+    const result = drive(
+      mmap(k, mm, {
+        hva,
+        lenBytes,
+        prot: PROT_READ | PROT_WRITE,
+        flags: MAP_FIXED | (shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS),
+        ...(mapping === null ? {} : { mapping, pgoff: 0 }),
+      }),
+    );
+    mustNotFail('mmap of guest memory', result);
+    setMemSlot(vm, { id: ranges.length, gpa: GUEST_RAM_GPA + offset, lenBytes, hva, flags: 0 });
+    ranges.push({ hva, lenBytes, mappingId: mapping?.id ?? null });
+    offset += lenBytes;
+  }
+  return { mm, vm, ranges };
+};
+
+/** The same of a restored machine. */
+const findMemory = (state: GuestState, wiring: GuestWiring): GuestMemory => {
+  const vm = wiring.kvm.vms.get(state.vmId);
+  const mm = vm && wiring.k.state.mms.get(vm.mmId);
+  if (vm === undefined || mm === undefined) throw new Error(`no VM ${state.vmId} in this machine`);
+  return { mm, vm, ranges: state.ranges };
+};
+
+const mustNotFail = <T>(what: string, result: T | number): T => {
+  if (typeof result === 'number' && result < 0) throw new Error(`${what}: errno ${-result}`);
+  return result as T;
+};

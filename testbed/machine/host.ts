@@ -1,0 +1,233 @@
+/**
+ * The machine with a host: harts and RAM, the model kernel that owns them, the hypervisor, guests,
+ * and the actors that take turns. Put together from a plain config, or from what was saved.
+ */
+import { Bus, Clock, type ClockState, type ElfImage, Hart, type HartState, PhysMemory } from '#emu';
+import { createKvm, destroyVm, type Kvm, type KvmState, saveKvm, type Vcpu } from '#kvm';
+import {
+  checkKernel,
+  createKernel,
+  createPolicy,
+  drive,
+  type Kernel,
+  type KernelState,
+  mmExit,
+  nrFreePages,
+  type Sabotage,
+} from '#mm';
+import type { Activity, ActivityState } from '../actors/activity.ts';
+import { activitiesFor } from '../actors/activities.ts';
+import { DmaPump } from '../actors/dma-pump.ts';
+import { VcpuActor } from '../actors/vcpu-actor.ts';
+import { Rng, type RngState } from '../rng.ts';
+import { Scheduler } from '../sched/scheduler.ts';
+import type { LineListener } from './console.ts';
+import { Guest, type GuestState } from './guest.ts';
+import { type HostConfig, hostRamBytes } from './guest-config.ts';
+import { type MemoryImage, restoreMemory, saveMemory } from './snapshot.ts';
+import { shootdownOf } from './shootdown.ts';
+
+/** What may differ between two runs of one config without a difference in their outcome. */
+export interface HostOptions {
+  /** Told of every line that a guest prints. */
+  onLine?: (guest: Guest, line: string) => void;
+  /** Run the kernel's inline checks. */
+  checked?: boolean;
+  /** Rules to break, for tests. */
+  sabotage?: Partial<Sabotage>;
+}
+
+/** A whole machine, as data. */
+export interface HostState {
+  config: HostConfig;
+  memory: MemoryImage;
+  clock: ClockState;
+  harts: HartState[];
+  kernel: KernelState;
+  kvm: KvmState;
+  guests: GuestState[];
+  rng: RngState;
+  activities: ActivityState[];
+  /** Sanitizer passes so far. */
+  sanitizerPasses: number;
+  nextSanitizerPass: number;
+}
+
+/** Is this what HostMachine.save() makes? By its fields: a file can be anything. */
+export const isHostState = (value: unknown): value is HostState =>
+  typeof value === 'object' &&
+  value !== null &&
+  ['config', 'memory', 'clock', 'harts', 'kernel', 'kvm', 'guests', 'rng', 'activities'].every(
+    (field) => Object.hasOwn(value, field),
+  );
+
+/** Machine time between two passes of the sanitizer over the whole kernel. */
+const SANITIZER_GAP = 4_000_000;
+
+export class HostMachine {
+  readonly config: HostConfig;
+  readonly memory: PhysMemory;
+  readonly clock: Clock;
+  /** One for each vCPU, and a last one for host processes. */
+  readonly harts: Hart[];
+  readonly k: Kernel;
+  readonly kvm: Kvm;
+  readonly guests: Guest[];
+  readonly activities: Activity[];
+  /** Violations that the sanitizer found; a run with any has failed. */
+  readonly violations: string[];
+  sanitizerPasses: number;
+  private readonly scheduler: Scheduler;
+  private readonly rng: Rng;
+  private running: Vcpu | null;
+  private nextSanitizerPass: number;
+
+  constructor(config: HostConfig, options: HostOptions = {}, state?: HostState) {
+    this.config = config;
+    this.memory = new PhysMemory(hostRamBytes(config));
+    if (state !== undefined) restoreMemory(this.memory, state.memory);
+    this.clock = new Clock();
+    const nrHarts = config.guests.reduce((sum, guest) => sum + guest.harts, 1);
+    const bus = new Bus(this.memory);
+    this.harts = Array.from(
+      { length: nrHarts },
+      (_, index) => new Hart({ memory: this.memory, bus, clock: this.clock, index }),
+    );
+    this.k = createKernel({
+      memory: this.memory,
+      tlb: shootdownOf(this.harts),
+      policy: createPolicy(config.policy),
+      ...(state === undefined ? {} : { state: state.kernel }),
+    });
+    this.k.watched = config.activity !== null;
+    this.k.checked = options.checked ?? false;
+    Object.assign(this.k.sabotage, options.sabotage);
+    this.kvm = createKvm(this.k, this.harts, state?.kvm);
+    this.rng = new Rng(config.seed);
+    this.scheduler = new Scheduler(this.clock, this.rng);
+    this.guests = [];
+    this.activities = [];
+    this.violations = [];
+    this.sanitizerPasses = state?.sanitizerPasses ?? 0;
+    this.nextSanitizerPass = state?.nextSanitizerPass ?? SANITIZER_GAP;
+    this.running = null;
+    this.clock.onEarlier = (when) => this.running?.hart.endSliceAt(when);
+    this.addGuests(options, state);
+    if (state !== undefined) this.restoreRest(state);
+  }
+
+  private addGuests(options: HostOptions, state: HostState | undefined): void {
+    const watch = {
+      begin: (vcpu: Vcpu): void => {
+        this.running = vcpu;
+      },
+      end: (): void => {
+        this.running = null;
+      },
+    };
+    let firstHart = 0;
+    for (const [index, config] of this.config.guests.entries()) {
+      const onLine: LineListener = (line) => options.onLine?.(this.guests[index]!, line);
+      const { k, kvm, clock } = this;
+      const wiring = { k, kvm, clock, index, firstHart, onLine };
+      const guest = new Guest(config, wiring, state?.guests[index]);
+      this.guests.push(guest);
+      for (const vcpu of guest.vcpus) this.scheduler.add(new VcpuActor(guest, vcpu, clock, watch));
+      this.scheduler.add(new DmaPump(`${config.name} dma`, guest.port));
+      firstHart += config.harts;
+    }
+    if (this.config.activity === null) return;
+    for (const guest of this.guests)
+      for (const activity of activitiesFor(guest, this, this.config.activity)) {
+        this.activities.push(activity);
+        this.scheduler.add(activity);
+      }
+  }
+
+  private restoreRest(state: HostState): void {
+    for (const [i, hart] of this.harts.entries()) hart.restore(state.harts[i]!);
+    for (const [i, activity] of this.activities.entries()) activity.restore(state.activities[i]!);
+    this.rng.restore(state.rng);
+    this.clock.restore(state.clock);
+  }
+
+  /** Loads a guest's program and starts it. @throws ElfError when it does not fit */
+  boot(guest: Guest, image: ElfImage): void {
+    guest.boot(image);
+  }
+
+  /** The hart that host processes run on. */
+  get hostHart(): Hart {
+    return this.harts[this.harts.length - 1]!;
+  }
+
+  /** Instructions retired by all vCPUs. */
+  get retired(): number {
+    return this.guests.reduce(
+      (sum, guest) => sum + guest.vcpus.reduce((s, vcpu) => s + vcpu.state.retired, 0),
+      0,
+    );
+  }
+
+  /** Every guest has ended, and no activity holds anything any more. */
+  get done(): boolean {
+    return this.guests.every((g) => g.end !== null) && this.scheduler.allAsleep();
+  }
+
+  /** The machine may be saved now. */
+  get quiet(): boolean {
+    return this.scheduler.quiet;
+  }
+
+  /**
+   * One turn of one actor, and a pass of the sanitizer when one is due.
+   * @param budget instructions that may retire in it, at most
+   * @returns false when nothing can happen any more
+   */
+  step(budget: number): boolean {
+    const going = this.scheduler.step(budget);
+    if (this.clock.now >= this.nextSanitizerPass && this.quiet) this.sanitize();
+    return going;
+  }
+
+  /** Checks every invariant of the kernel over its whole state. */
+  sanitize(): void {
+    this.sanitizerPasses++;
+    this.nextSanitizerPass = this.clock.now + SANITIZER_GAP;
+    for (const violation of checkKernel(this.k)) this.violations.push(violation);
+  }
+
+  /**
+   * Ends every VM and every process, as the last user of a host does, and checks that no frame and
+   * no pin is left behind.
+   */
+  tearDown(): void {
+    for (const vm of [...this.kvm.vms.values()]) destroyVm(this.kvm, vm);
+    for (const mm of [...this.k.state.mms.values()]) if (!mm.exited) drive(mmExit(this.k, mm));
+    for (const guest of this.guests) guest.releaseMemory();
+    this.sanitize();
+    const { stat } = this.k.state;
+    const pins = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
+    if (pins !== 0) this.violations.push(`leak: ${pins} pins were never released`);
+    const lost = this.memory.nrPages - 1 - nrFreePages(this.k);
+    if (lost !== 0) this.violations.push(`leak: ${lost} frames were never freed`);
+  }
+
+  /** @throws Error while a path is suspended */
+  save(): HostState {
+    if (!this.quiet) throw new Error('a machine with a suspended path cannot be saved');
+    return {
+      config: this.config,
+      memory: saveMemory(this.memory),
+      clock: this.clock.save(),
+      harts: this.harts.map((hart) => hart.save()),
+      kernel: this.k.state,
+      kvm: saveKvm(this.kvm),
+      guests: this.guests.map((guest) => guest.save()),
+      rng: this.rng.save(),
+      activities: this.activities.map((activity) => activity.save()),
+      sanitizerPasses: this.sanitizerPasses,
+      nextSanitizerPass: this.nextSanitizerPass,
+    };
+  }
+}

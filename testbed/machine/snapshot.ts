@@ -1,0 +1,78 @@
+/**
+ * A saved machine as a file: one line that says what it is, then the machine's records by the
+ * structured-clone algorithm (node:v8), compressed.
+ *
+ * Every record goes through one call, so that what two parts share is still shared afterwards. Of
+ * the machine's memory, pages that hold only zeros are left out. The file is written beside its
+ * name and moved into place, so that an interrupted save leaves no half of one.
+ */
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { deserialize, serialize } from 'node:v8';
+import { gunzipSync, gzipSync } from 'node:zlib';
+import { PAGE_SIZE, type PhysMemory } from '#emu';
+
+const MAGIC = 'gupbed machine 1\n';
+
+/** The pages of a machine's memory that are not all zeros. */
+export interface MemoryImage {
+  ramBytes: number;
+  /** Page numbers in the WebAssembly.Memory, ascending. */
+  pages: Int32Array;
+  /** Their bytes, one after the other. */
+  bytes: Uint8Array;
+}
+
+/** The file is not a saved machine, or not one that this version can read. */
+export class SnapshotError extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = 'SnapshotError';
+  }
+}
+
+export const saveMemory = (memory: PhysMemory): MemoryImage => {
+  const wordsPerPage = PAGE_SIZE / 4;
+  const kept: number[] = [];
+  const nrPages = memory.i32.length / wordsPerPage;
+  for (let page = 0; page < nrPages; page++) {
+    const end = (page + 1) * wordsPerPage;
+    let word = page * wordsPerPage;
+    while (word < end && memory.i32[word] === 0) word++;
+    if (word < end) kept.push(page);
+  }
+  const bytes = new Uint8Array(kept.length * PAGE_SIZE);
+  for (const [i, page] of kept.entries())
+    bytes.set(memory.u8.subarray(page * PAGE_SIZE, (page + 1) * PAGE_SIZE), i * PAGE_SIZE);
+  return { ramBytes: memory.ramBytes, pages: Int32Array.from(kept), bytes };
+};
+
+/** Fills a fresh memory of the same size. */
+export const restoreMemory = (memory: PhysMemory, image: MemoryImage): void => {
+  for (const [i, page] of image.pages.entries())
+    memory.u8.set(image.bytes.subarray(i * PAGE_SIZE, (i + 1) * PAGE_SIZE), page * PAGE_SIZE);
+};
+
+/** Writes the file whole or not at all. @throws the file system's error */
+export const writeSnapshot = (path: string, records: unknown): void => {
+  const body = gzipSync(serialize(records), { level: 1 });
+  const folder = mkdtempSync(join(dirname(path), '.gupbed-'));
+  try {
+    const part = join(folder, basename(path));
+    writeFileSync(part, Buffer.concat([Buffer.from(MAGIC, 'latin1'), body]));
+    renameSync(part, path);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+};
+
+/** @throws SnapshotError when the bytes are not what writeSnapshot wrote */
+export const readSnapshot = (bytes: Uint8Array): unknown => {
+  const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(MAGIC.length, bytes.length));
+  if (head.toString('latin1') !== MAGIC) throw new SnapshotError('not a saved machine');
+  try {
+    return deserialize(gunzipSync(bytes.subarray(MAGIC.length)));
+  } catch {
+    throw new SnapshotError('a saved machine, but damaged or cut short');
+  }
+};

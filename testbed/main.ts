@@ -1,0 +1,57 @@
+#!/usr/bin/env node
+/** The command line: finds the command, and turns what goes wrong into one line and an exit code. */
+import { bareCommand } from './cli/bare.ts';
+import { benchCommand } from './cli/bench.ts';
+import { fightCommand } from './cli/fight.ts';
+import { helpText, isCommand } from './cli/help.ts';
+import { resumeCommand } from './cli/resume.ts';
+import { runCommand } from './cli/run.ts';
+import { EXIT_FAILED, EXIT_OK, EXIT_USAGE, UsageError } from './cli/usage-error.ts';
+import { version } from './cli/version.ts';
+
+/** A command gets its words and returns the exit code. */
+type Command = (words: string[]) => Promise<number>;
+
+const COMMANDS: Record<string, Command> = {
+  run: runCommand,
+  bare: bareCommand,
+  fight: fightCommand,
+  resume: resumeCommand,
+  bench: benchCommand,
+};
+
+const main = async (words: string[]): Promise<number> => {
+  const [first, ...rest] = words;
+  if (first === '--version' || first === '-V') {
+    process.stdout.write(`gupbed ${version()}\n`);
+    return EXIT_OK;
+  }
+  if (first === undefined || first === '--help' || first === '-h' || first === 'help') {
+    const topic = first === 'help' ? rest[0] : undefined;
+    process.stdout.write(helpText(topic));
+    return first === undefined ? EXIT_USAGE : EXIT_OK;
+  }
+  if (first.startsWith('-')) throw new UsageError(`unknown option ${first}: see gupbed --help`);
+  if (!isCommand(first)) throw new UsageError(`unknown command ${first}: see gupbed --help`);
+  if (rest.includes('--help') || rest.includes('-h')) {
+    process.stdout.write(helpText(first));
+    return EXIT_OK;
+  }
+  return COMMANDS[first]!(rest);
+};
+
+main(process.argv.slice(2)).then(
+  (code) => {
+    process.exitCode = code;
+  },
+  (error: unknown) => {
+    if (error instanceof UsageError) {
+      process.stderr.write(`gupbed: ${error.message}\n`);
+      process.exitCode = EXIT_USAGE;
+      return;
+    }
+    // A broken rule of our own: say what and where, once.
+    process.stderr.write(`gupbed: internal error: ${(error as Error).stack ?? String(error)}\n`);
+    process.exitCode = EXIT_FAILED;
+  },
+);
