@@ -92,7 +92,8 @@ export function* doWpPage(
     const exclusive = pageAnonExclusive(k, page);
     if (exclusive || canReuseAnon(k, vma, hva, page)) {
       if (!exclusive) folioSetFlags(k, page, PG_ANON_EXCLUSIVE);
-      if (!unshare) reuse(k, vma, word, pte);
+      if (unshare) return 0;
+      reuse(k, vma, word, pte);
       countStat(k, 'cow_reused');
       return 0;
     }

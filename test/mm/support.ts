@@ -105,7 +105,15 @@ export const pageAt = (p: HostProcess, hva: number): number => {
 
 /** Subscribes to a process's address space; every call goes to the log as `start UNMAP 2`, `end ..`: event and pages. */
 export const recordNotifier = (w: World, name: string): NotifierOps => {
-  const events = ['UNMAP', 'CLEAR', 'PROTECTION_VMA', 'PROTECTION_PAGE', 'SOFT_DIRTY', 'RELEASE', 'MIGRATE'];
+  const events = [
+    'UNMAP',
+    'CLEAR',
+    'PROTECTION_VMA',
+    'PROTECTION_PAGE',
+    'SOFT_DIRTY',
+    'RELEASE',
+    'MIGRATE',
+  ];
   const line = (what: string, r: NotifierRange): string =>
     `${what} ${events[r.event]} ${(r.end - r.start) / PAGE_SIZE}`;
   const ops: NotifierOps = {
@@ -129,11 +137,11 @@ export const stepTo = <T>(k: Kernel, path: Path<T>, point: number): void => {
 };
 
 /**
- * Steps actors, one yield each, in an order drawn from the seed, until all have ended.
+ * Steps actors, one yield each, in an order drawn from the seed, until all have ended; they may add
+ * others to the list meanwhile.
  * @throws Error when nobody can go on
  */
-export const interleave = (k: Kernel, actors: Path<void>[], random: Rng): void => {
-  const running = [...actors];
+export const interleave = (k: Kernel, running: Path<void>[], random: Rng): void => {
   k.watched = true;
   let waits = 0;
   while (running.length > 0) {

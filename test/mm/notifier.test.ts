@@ -1,0 +1,160 @@
+/** MMU notifiers: who is told what, when. Compare mm/mmu_notifier.c, include/linux/mmu_notifier.h. */
+import { PAGE_SIZE } from '#emu';
+import {
+  drive,
+  fork,
+  type HostProcess,
+  madviseDontneed,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  migrateFolio,
+  mmap,
+  mmCreate,
+  mmExit,
+  mmuNotifierRegister,
+  mmuNotifierUnregister,
+  mprotect,
+  munmap,
+  PROT_READ,
+  shmemCreate,
+  YP_NOTIFIER_END,
+  YP_NOTIFIER_START,
+} from '#mm';
+import { describe, expect, it } from 'vitest';
+import {
+  createProcess,
+  createWorld,
+  entryAt,
+  mapAnon,
+  pageAt,
+  recordNotifier,
+  RW,
+  stepTo,
+  type World,
+} from './support.ts';
+
+const world = (nrPages: number): { w: World; p: HostProcess; hva: number } => {
+  const w = createWorld();
+  const p = createProcess(w);
+  const hva = mapAnon(p, nrPages);
+  for (let i = 0; i < nrPages; i++) p.store32(hva + i * PAGE_SIZE, i + 1);
+  recordNotifier(w, 'rec');
+  mmuNotifierRegister(w.k, p.mm, 'rec', 1);
+  w.log.length = 0;
+  return { w, p, hva };
+};
+
+describe('start before the entries change, end after the flush', () => {
+  it('munmap: UNMAP over what goes', () => {
+    const { w, p, hva } = world(3);
+    drive(munmap(w.k, p.mm, hva, 2 * PAGE_SIZE));
+    expect(w.log).toEqual(['start UNMAP 2', 'flush', 'end UNMAP 2']);
+  });
+
+  it('MADV_DONTNEED: CLEAR', () => {
+    const { w, p, hva } = world(2);
+    drive(madviseDontneed(w.k, p.mm, hva, PAGE_SIZE));
+    expect(w.log).toEqual(['start CLEAR 1', 'flush', 'end CLEAR 1']);
+  });
+
+  it('mprotect: PROTECTION_VMA', () => {
+    const { w, p, hva } = world(4);
+    drive(mprotect(w.k, p.mm, hva, 4 * PAGE_SIZE, PROT_READ));
+    expect(w.log).toEqual(['start PROTECTION_VMA 4', 'flush', 'end PROTECTION_VMA 4']);
+  });
+
+  it('fork: PROTECTION_PAGE over each VMA with COW; the flush comes at the end of the whole', () => {
+    const { w, p } = world(2);
+    drive(fork(w.k, p.mm));
+    expect(w.log).toEqual(['start PROTECTION_PAGE 2', 'end PROTECTION_PAGE 2', 'flush']);
+  });
+
+  it('fork: nothing for a shared mapping', () => {
+    const { w, p } = world(1);
+    drive(munmap(w.k, p.mm, p.mm.vmas[0]?.start ?? 0, PAGE_SIZE));
+    const mapping = shmemCreate(w.k, 1);
+    drive(mmap(w.k, p.mm, { lenBytes: PAGE_SIZE, prot: RW, flags: MAP_SHARED, mapping }));
+    w.log.length = 0;
+    drive(fork(w.k, p.mm));
+    expect(w.log).toEqual(['flush']);
+  });
+
+  it('COW by a copy: CLEAR over the page; by reuse: nothing', () => {
+    const { w, p, hva } = world(1);
+    const child = drive(fork(w.k, p.mm));
+    w.log.length = 0;
+    p.store32(hva, 9);
+    expect(w.log).toEqual(['start CLEAR 1', 'flush', 'end CLEAR 1']);
+    if (typeof child === 'number') throw new Error('fork');
+    drive(mmExit(w.k, child));
+    drive(mprotect(w.k, p.mm, hva, PAGE_SIZE, PROT_READ));
+    drive(mprotect(w.k, p.mm, hva, PAGE_SIZE, RW));
+    w.log.length = 0;
+    p.store32(hva, 10);
+    expect(w.log).toEqual([]);
+  });
+
+  it('a private file mapping that is written: CLEAR', () => {
+    const { w, p } = world(1);
+    const mapping = shmemCreate(w.k, 1);
+    const at = drive(mmap(w.k, p.mm, { lenBytes: 1, prot: RW, flags: MAP_PRIVATE, mapping }));
+    p.load32(at);
+    w.log.length = 0;
+    p.store32(at, 1);
+    expect(w.log).toEqual(['start CLEAR 1', 'flush', 'end CLEAR 1']);
+  });
+
+  it('migration: CLEAR over the page, in every address space that maps it', () => {
+    const { w, p, hva } = world(1);
+    expect(drive(migrateFolio(w.k, pageAt(p, hva)))).toBe(0);
+    expect(w.log).toEqual(['start CLEAR 1', 'flush', 'end CLEAR 1']);
+    expect(p.load32(hva)).toBe(1);
+  });
+
+  it('between start and end of a munmap the entry is there, then gone', () => {
+    const { w, p, hva } = world(1);
+    const path = munmap(w.k, p.mm, hva, PAGE_SIZE);
+    stepTo(w.k, path, YP_NOTIFIER_START);
+    expect(w.log).toEqual(['start UNMAP 1']);
+    expect(entryAt(p, hva)).not.toBe(0);
+    stepTo(w.k, path, YP_NOTIFIER_END);
+    expect(entryAt(p, hva)).toBe(0);
+    expect(w.log).toEqual(['start UNMAP 1', 'flush']);
+    expect(drive(path)).toBe(0);
+  });
+});
+
+describe('subscriptions', () => {
+  it('exit: release, and then no more calls', () => {
+    const { w, p } = world(2);
+    drive(mmExit(w.k, p.mm));
+    expect(w.log[0]).toBe('release');
+    expect(w.log.filter((line) => line !== 'flush')).toEqual(['release']);
+  });
+
+  it('a fork does not inherit them', () => {
+    const { w, p } = world(1);
+    const child = drive(fork(w.k, p.mm));
+    if (typeof child === 'number') throw new Error('fork');
+    expect(child.notifiers).toEqual([]);
+  });
+
+  it('who subscribes between start and end hears nothing of that range', () => {
+    const { w, p, hva } = world(1);
+    recordNotifier(w, 'late').invalidateRangeEnd = () => w.log.push('late end');
+    const path = munmap(w.k, p.mm, hva, PAGE_SIZE);
+    stepTo(w.k, path, YP_NOTIFIER_START);
+    mmuNotifierRegister(w.k, p.mm, 'late', 1);
+    drive(path);
+    expect(w.log).not.toContain('late end');
+  });
+
+  it('after unregistering nobody is called, and a second subscription is refused', () => {
+    const { w, p, hva } = world(1);
+    expect(() => mmuNotifierRegister(w.k, p.mm, 'rec', 1)).toThrow(/subscribed already/);
+    mmuNotifierUnregister(p.mm, 'rec', 1);
+    drive(munmap(w.k, p.mm, hva, PAGE_SIZE));
+    expect(w.log).toEqual(['flush', 'flush']);
+    expect(() => mmuNotifierRegister(w.k, mmCreate(w.k), 'nobody', 1)).toThrow(/nobody/);
+  });
+});
