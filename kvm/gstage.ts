@@ -60,8 +60,12 @@ export interface GStage {
 export const gstageCreate = (k: Kernel): GStage | number => {
   const root = allocPages(k, GSTAGE_ROOT_ORDER, GFP_ZERO);
   if (root < 0) return root;
-  // The block's one reference is on its first page, which stands for all four.
-  fetchOr(k.state.frames.flags, root, PG_TABLE);
+  const { flags, refcount } = k.state.frames;
+  for (let page = root; page < root + (1 << GSTAGE_ROOT_ORDER); page++) {
+    fetchOr(flags, page, PG_TABLE);
+    // Four table pages rather than one block: each has its reference. Compare split_page().
+    writeOnce(refcount, page, 1);
+  }
   return { root, tables: [], nrMapped: 0 };
 };
 

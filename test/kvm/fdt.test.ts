@@ -192,7 +192,7 @@ describe("the guest's tree", () => {
 
   // dtc (Debian: device-tree-compiler) is not part of Node: without it only CI insists.
   const haveDtc = spawnSync('dtc', ['--version']).status === 0;
-  test.skipIf(!haveDtc && process.env['CI'] === undefined)(
+  test.skipIf(!haveDtc && process.env.CI === undefined)(
     'dtc reads it without an error and finds the same',
     () => {
       const run = spawnSync('dtc', ['-I', 'dtb', '-O', 'dts', '-'], {

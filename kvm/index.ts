@@ -1,0 +1,62 @@
+/** The door of kvm/: the hypervisor. */
+export { visitSecondaryEntries } from './audit.ts';
+export { dirtyPageNumbers, harvestDirtyLog, markGuestDirty } from './dirty-log.ts';
+export type {
+  BudgetExit,
+  ErrorExit,
+  FaultExit,
+  MmioExit,
+  SbiExit,
+  ShutdownExit,
+  StopExit,
+  VcpuExit,
+  WfiExit,
+} from './exit.ts';
+export { mapGuestPage } from './fault.ts';
+export { fdtBlob, fdtCells, fdtCells64, fdtEmpty, fdtStrings } from './fdt.ts';
+export type { FdtNode, FdtProperty } from './fdt.ts';
+export {
+  GSTAGE_GPA_LIMIT,
+  gstageFlags,
+  gstageNextMapped,
+  gstageNrTablePages,
+  gstagePfn,
+} from './gstage.ts';
+export type { GStage } from './gstage.ts';
+export { vmHasMemory, vmReadGuest, vmWriteGuest } from './guest-memory.ts';
+export { GUEST_ISA, guestDeviceTree } from './guest-tree.ts';
+export type { GuestDevice, GuestTreeConfig } from './guest-tree.ts';
+export {
+  gpaToHva,
+  gpaToMemSlot,
+  KVM_MEM_LOG_DIRTY_PAGES,
+  KVM_MEM_READONLY,
+  markPageDirtyInSlot,
+} from './memslot.ts';
+export type { MemSlot, MemSlotConfig } from './memslot.ts';
+export type { GuestConsole } from './sbi/sbi.ts';
+export {
+  SBI_RESET_COLD_REBOOT,
+  SBI_RESET_REASON_FAILURE,
+  SBI_RESET_REASON_NONE,
+  SBI_RESET_SHUTDOWN,
+  SBI_RESET_WARM_REBOOT,
+} from './sbi/srst.ts';
+export type { VcpuExitKind, VmStat } from './stat.ts';
+export { exceptionName } from './trap.ts';
+export { Vcpu } from './vcpu.ts';
+export {
+  addMmioRegion,
+  createKvm,
+  createVm,
+  deleteMemSlot,
+  destroyVm,
+  HSM_START_PENDING,
+  HSM_STARTED,
+  HSM_STOPPED,
+  saveKvm,
+  setDirtyLog,
+  setMemSlot,
+  waitForInvalidations,
+} from './vm.ts';
+export type { Kvm, KvmState, MmioRegion, VcpuState, Vm, VmConfig } from './vm.ts';
