@@ -2,7 +2,7 @@
  * Sanitizer, second half: what the frame table, the page caches and the buddy allocator must satisfy,
  * held against the census of the page tables.
  *
- * I2 a pinned anonymous page is exclusive. I11 references = entries + cache + isolation + pins x
+ * I2 (judged in sanitizer.ts) a pinned anonymous page is exclusive. I11 references = entries + cache + isolation + pins x
  * 1024 + plain references, and the pins are those that nr_foll_pin_* count. Besides: every frame is
  * either free, on one free list, or in use, and only one thing.
  */
@@ -34,6 +34,8 @@ export interface Holders {
   locked: number;
   isolated: number;
   migrating: number;
+  /** Anonymous folios that are pinned and not exclusive: allowed only to a GUP-fast that will undo it. */
+  sharedPins: number[];
 }
 
 /** Page caches: both ways between the map and the frames. */
@@ -117,6 +119,7 @@ export const checkFrames = (
     locked: 0,
     isolated: 0,
     migrating: 0,
+    sharedPins: [],
   };
   let blockEnd = 0; // of the allocated block that began before this page
   for (let page = 0; page < frames.nrPages; page++) {
@@ -181,8 +184,7 @@ const countHolders = (
   const owned = readOnce(frames.mapping, folio) !== 0 || accounted > 0;
   if (owned) holders.gets += gets;
   else if (gets > 0) holders.allocations++;
-  if (pins > 0 && (flags & PG_ANON) !== 0 && !exclusive(k, folio))
-    report.push(`I2 page ${folio}: anonymous, pinned and not exclusive`);
+  if (pins > 0 && (flags & PG_ANON) !== 0 && !exclusive(k, folio)) holders.sharedPins.push(folio);
   if (census.cached[folio]! > 1) report.push(`cache: page ${folio} is in a page cache twice`);
 };
 

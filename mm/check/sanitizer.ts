@@ -21,8 +21,9 @@ export interface CheckOptions {
   /** Calls the visitor for every entry of every secondary MMU (kvm's G-stage tables). */
   secondary?: (visit: SecondaryVisitor) => void;
   /**
-   * No path is suspended: then nothing may be locked, isolated, migrating or mid-fork, and plain
-   * references number exactly `gets`.
+   * No path is suspended: then nothing may be locked, isolated, migrating or mid-fork, I2 holds
+   * (a GUP-fast on its way may have pinned a page that it will find shared), and plain references
+   * number exactly `gets`.
    */
   quiescent?: boolean;
   /** Plain references that the caller knows of; only with `quiescent`. Default 0. */
@@ -70,6 +71,8 @@ const checkQuiescent = (k: Kernel, holders: Holders, gets: number, report: strin
   if (holders.locked > 0) report.push(`${holders.locked} folios are locked by nobody`);
   if (holders.isolated > 0) report.push(`${holders.isolated} folios are isolated by nobody`);
   if (holders.migrating > 0) report.push(`${holders.migrating} migration entries are left behind`);
+  for (const folio of holders.sharedPins)
+    report.push(`I2 page ${folio}: anonymous, pinned and not exclusive`);
   if (holders.gets !== gets)
     report.push(`I11 ${holders.gets} plain references, ${gets} are known of`);
   for (const mm of k.state.mms.values()) {

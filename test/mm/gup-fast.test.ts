@@ -225,7 +225,8 @@ describe('GUP-fast against fork — 1.4 steps 1 and 9, 1.5', () => {
     expect(k.state.stat.fork_copied_pinned).toBe(1);
     expect(pteWrite(entryAt(k, mm, hva))).toBe(true);
     expect(finish(pinning)).toBe(4);
-    // The sequence moved all the same: every pin was taken anew, under the lock.
+    // The sequence moved all the same: the fast pin was dropped, four were taken under the lock.
+    expect(k.state.stat.nr_foll_pin_acquired).toBe(5);
     expect(pinsLive(k)).toBe(4);
     for (let i = 0; i < 4; i++) expect(pages[i]).not.toBe(pageAt(k, child, hva + i * PAGE_SIZE));
     unpinUserPages(k, pages, 4);
