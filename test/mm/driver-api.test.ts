@@ -1,0 +1,50 @@
+/** The door for modules: pins only, and bytes of pinned pages. */
+import { beforeEach, describe, expect, it } from 'vitest';
+import { PAGE_SIZE } from '#emu';
+import * as door from '#mm/driver-api';
+import type { Kernel, MmStruct } from '../../mm/types.ts';
+import { mmCreate } from '../../mm/vma/mm.ts';
+import { byteOf, createWorld, load, mapAnon, pageAt, store, violations } from './gup-world.ts';
+
+let k: Kernel;
+let mm: MmStruct;
+const pages = new Int32Array(2);
+
+beforeEach(() => {
+  k = createWorld('target');
+  mm = mmCreate(k);
+});
+
+describe('mm/driver-api', () => {
+  it('offers no FOLL_GET and nothing that takes a plain reference (S10)', () => {
+    const names = Object.keys(door);
+    expect(names).toContain('pinUserPagesFast');
+    for (const name of names) expect(name).not.toMatch(/get|GET/);
+  });
+
+  it('a device writes where the process reads, and the other way round', () => {
+    const hva = mapAnon(k, mm, 2);
+    store(k, mm, hva + 7, 1);
+    expect(door.drive(door.pinUserPagesFast(k, mm, hva, 2, door.FOLL_WRITE, pages))).toBe(2);
+    door.writePinnedPage(k, pages[1]!, 4090, Uint8Array.of(9, 8, 7, 6), 1, 3);
+    const into = new Uint8Array(2);
+    door.readPinnedPage(k, pages[0]!, 7, into, 1, 1);
+    expect([...into]).toEqual([0, 1]);
+    expect(door.pinnedPageOffset(k, pages[0]!)).toBe(k.memory.pageOffset(pages[0]!));
+    door.drive(door.unpinUserPagesDirtyLock(k, pages, 2, true));
+    expect(load(k, mm, hva + PAGE_SIZE + 4090)).toBe(8);
+    expect(byteOf(k, pageAt(k, mm, hva + PAGE_SIZE), 4092)).toBe(6);
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('bytes of a page that is not pinned, or beyond its end, are refused', () => {
+    const hva = mapAnon(k, mm, 1);
+    store(k, mm, hva, 1);
+    const page = pageAt(k, mm, hva);
+    const bytes = new Uint8Array(8);
+    expect(() => door.readPinnedPage(k, page, 0, bytes, 0, 8)).toThrow(/not pinned/);
+    door.drive(door.pinUserPages(k, mm, hva, 1, door.FOLL_WRITE, pages));
+    expect(() => door.writePinnedPage(k, page, 4090, bytes, 0, 8)).toThrow(/leaves the page/);
+    door.unpinUserPage(k, page);
+  });
+});
