@@ -270,8 +270,11 @@ export class ContextTable {
       const c = this.contexts[i] as Context;
       if (c.is(k)) return c;
     }
-    const c = this.count < NR_CONTEXTS ? (this.contexts[this.count++] as Context) : this.victim();
-    if (c.flags !== -1) {
+    let c: Context;
+    if (this.count < NR_CONTEXTS) {
+      c = this.contexts[this.count++] as Context;
+    } else {
+      c = this.victim();
       this.retire(c);
       this.listener.contextEvicted();
     }
@@ -342,6 +345,7 @@ export class ContextTable {
       const s = state.contexts[i];
       if (s === undefined) {
         c.flags = -1;
+        c.space = undefined;
         return;
       }
       const [flags = 0, atp = 0, ppn = 0, gatp = 0, gppn = 0, key = 0, lastUse = 0, space = -1] = s;
@@ -380,26 +384,22 @@ export class ContextTable {
       const s = this.spaces[i] as GSpace;
       if (s.mode === mode && s.vmid === vmid && s.rootPpn === k.gppn) return s;
     }
-    let s = this.spaces[0] as GSpace;
-    if (this.spaceCount < NR_SPACES) {
-      s = this.spaces[this.spaceCount++] as GSpace;
-    } else {
-      for (const other of this.spaces)
-        if (this.spaceFree(other) && (!this.spaceFree(s) || other.lastUse < s.lastUse)) s = other;
-      // Contexts of the old space would reach the new one's tables: they go with it.
-      for (const c of this.contexts)
-        if (c.space === s) {
-          this.retire(c);
-          c.flags = -1;
-          c.space = undefined;
-        }
-    }
+    const s =
+      this.spaceCount < NR_SPACES
+        ? (this.spaces[this.spaceCount++] as GSpace)
+        : this.unreferencedSpace();
     this.assignSpace(s, mode, vmid, k.gppn);
     return s;
   }
 
-  private spaceFree(s: GSpace): boolean {
-    return this.dataContext.space !== s && this.fetchContext.space !== s;
+  /** Least recently used space that no context goes through; there are fewer contexts than spaces. */
+  private unreferencedSpace(): GSpace {
+    let oldest: GSpace | undefined;
+    for (const s of this.spaces) {
+      if (oldest !== undefined && s.lastUse >= oldest.lastUse) continue;
+      if (!this.contexts.some((c) => c.space === s)) oldest = s;
+    }
+    return oldest as GSpace;
   }
 
   private victim(): Context {
@@ -407,7 +407,6 @@ export class ContextTable {
     for (let i = 1; i < NR_CONTEXTS; i++) {
       const c = this.contexts[i] as Context;
       if (c === this.dataContext || c === this.fetchContext) continue;
-      if (c.flags === -1) return c;
       if (oldest === undefined || c.lastUse < oldest.lastUse) oldest = c;
     }
     return oldest as Context;

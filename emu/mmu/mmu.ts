@@ -111,11 +111,11 @@ export class Mmu {
   private readonly tlb: Tlb;
   private readonly table: ContextTable;
   private readonly walker: Walker;
-  /** The selected contexts, with their key (shifted) and hash as the hart block has them. */
+  /** The selected contexts; of loads and stores, the key in its place in a tag, and the hash in words of the arrays. */
   private dataContext: Context;
   private fetchContext: Context;
   private dataKey: number;
-  private dataHash: number;
+  private dataIndex: number;
   /** Last context of each (V, user) for loads and stores, and for fetches: trap and return find it here. */
   private readonly dataMemo: Context[];
   private readonly fetchMemo: Context[];
@@ -159,7 +159,7 @@ export class Mmu {
     this.dataContext = bare;
     this.fetchContext = bare;
     this.dataKey = 0;
-    this.dataHash = 0;
+    this.dataIndex = 0;
     this.dataMemo = [bare, bare, bare, bare];
     this.fetchMemo = [bare, bare, bare, bare];
     this.wanted = { flags: 0, atp: 0, ppn: 0, gatp: 0, gppn: 0 };
@@ -228,19 +228,22 @@ export class Mmu {
 
   /**
    * Where a load of `sizeBytes` (1, 2, 4, 8) by the current context finds its bytes: the TLB hit, else
-   * readSlow(). A misaligned one always takes the slow path and must not cross a page.
+   * readSlow(). A misaligned one always takes the slow path and must not cross a page. The arrays are
+   * aligned to their size, so an index is or-ed to their base.
    */
   loadOffset(vaLo: number, vaHi: number, sizeBytes: number): number {
-    const t = this.readBase + (((vaLo >>> 12) ^ this.dataHash) & TLB_INDEX_MASK) * 4;
+    const i32 = this.i32;
+    const t = this.readBase | (((vaLo >>> 10) ^ this.dataIndex) & (TLB_INDEX_MASK << 2));
     const tag = (vaLo & (TAG_PAGE_MASK | (sizeBytes - 1))) | this.dataKey;
-    if (this.i32[t] === tag && this.i32[t + 1] === vaHi) return (vaLo + this.i32[t + 2]!) >>> 0;
+    if (i32[t] === tag && i32[t | 1] === vaHi) return (vaLo + i32[t | 2]!) >>> 0;
     return this.readSlow(vaLo, vaHi);
   }
 
   storeOffset(vaLo: number, vaHi: number, sizeBytes: number): number {
-    const t = this.writeBase + (((vaLo >>> 12) ^ this.dataHash) & TLB_INDEX_MASK) * 4;
+    const i32 = this.i32;
+    const t = this.writeBase | (((vaLo >>> 10) ^ this.dataIndex) & (TLB_INDEX_MASK << 2));
     const tag = (vaLo & (TAG_PAGE_MASK | (sizeBytes - 1))) | this.dataKey;
-    if (this.i32[t] === tag && this.i32[t + 1] === vaHi) return (vaLo + this.i32[t + 2]!) >>> 0;
+    if (i32[t] === tag && i32[t | 1] === vaHi) return (vaLo + i32[t | 2]!) >>> 0;
     return this.writeSlow(vaLo, vaHi);
   }
 
@@ -355,7 +358,7 @@ export class Mmu {
     this.dataMemo.fill(this.table.bare);
     this.fetchMemo.fill(this.table.bare);
     this.dataKey = this.dataContext.key << KEY_SHIFT;
-    this.dataHash = this.dataContext.hash;
+    this.dataIndex = this.dataContext.hash << 2;
   }
 
   /** The context of a mode that translates (if only to itself, with satp Bare). Has perhaps no key yet. */
@@ -415,7 +418,7 @@ export class Mmu {
     if (key !== this.dataKey || i32[block + (HART_FETCH_KEY >>> 2)] !== fetchKey)
       this.f64[this.counters + COUNT_CONTEXT_SWITCHES]!++;
     this.dataKey = key;
-    this.dataHash = data.hash;
+    this.dataIndex = data.hash << 2;
     i32[block + (HART_DATA_KEY >>> 2)] = key;
     i32[block + (HART_DATA_HASH >>> 2)] = data.hash;
     i32[block + (HART_FETCH_KEY >>> 2)] = fetchKey;

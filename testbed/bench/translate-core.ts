@@ -158,7 +158,7 @@ const switchLoop = (mmu: Mmu, count: number): number => {
     r.priv = (i & 1) === 0 ? PRIV_U : PRIV_S;
     mmu.contextChanged();
   }
-  return r.priv;
+  return count;
 };
 
 const time = (work: () => number, count: number): number => {
