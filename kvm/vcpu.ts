@@ -63,6 +63,13 @@ import {
 import { extensionOf } from './sbi/table.ts';
 import { countExit, countIn, countVm } from './stat.ts';
 import {
+  countRepeats,
+  countReturns,
+  FAULT_LOOP_LIMIT,
+  RETURN_LOOP_LIMIT,
+  TRAP_LOOP_LIMIT,
+} from './trap-loop.ts';
+import {
   advancePc,
   EXC_INST_GUEST_PAGE_FAULT,
   EXC_INST_ILLEGAL,
@@ -93,11 +100,6 @@ const PENDING_FAULT = 1;
 const PENDING_MMIO = 2;
 const PENDING_SBI = 3;
 const PENDING_NAMES = ['nothing', 'handleFault()', 'completeMmio()', 'handleSbi()'] as const;
-
-/** The same exception again and again with no instruction between: the guest's trap handler traps. */
-export const TRAP_LOOP_LIMIT = 32;
-/** The same for guest-page faults, which migrations may well send back a few times. */
-export const FAULT_LOOP_LIMIT = 10_000;
 
 const SSTATUS_SPP = 1 << 8;
 const INSN_WFI = 0x1050_0073;
@@ -216,7 +218,7 @@ export class Vcpu implements SbiCaller {
     if (hart.csrHi(CSR_SCAUSE) < 0)
       return this.fail(cause, -1, `interrupt ${cause} of HS-mode, which enables none`);
     countIn(this.vm.stat.traps, cause);
-    const repeats = this.countRepeats(cause);
+    const repeats = countRepeats(this.state.traps, hart, cause, this.state.retired);
     switch (cause) {
       case EXC_INST_GUEST_PAGE_FAULT:
       case EXC_LOAD_GUEST_PAGE_FAULT:
@@ -244,25 +246,6 @@ export class Vcpu implements SbiCaller {
     return `${exceptionName(cause)} again and again: the guest's trap handler (vstvec ${vstvec}) raises it`;
   }
 
-  /** How often this very trap has come with no instruction retired in between; 1 = it is new. */
-  private countRepeats(cause: number): number {
-    const { state, hart } = this;
-    const pcLo = hart.csrLo(CSR_SEPC);
-    const pcHi = hart.csrHi(CSR_SEPC);
-    const same =
-      state.lastTrapCause === cause &&
-      state.lastTrapPcLo === pcLo &&
-      state.lastTrapPcHi === pcHi &&
-      state.lastTrapRetired === state.retired;
-    const repeats = same ? state.trapRepeats + 1 : 1;
-    setField(state, 'lastTrapCause', cause);
-    setField(state, 'lastTrapPcLo', pcLo);
-    setField(state, 'lastTrapPcHi', pcHi);
-    setField(state, 'lastTrapRetired', state.retired);
-    setField(state, 'trapRepeats', repeats);
-    return repeats;
-  }
-
   /** Gives the exception to the guest, unless it keeps causing it. */
   private redirect(
     cause: number,
@@ -271,6 +254,13 @@ export class Vcpu implements SbiCaller {
     repeats: number,
   ): ErrorExit | BudgetExit {
     if (repeats > TRAP_LOOP_LIMIT) return this.fail(cause, -1, this.handlerTraps(cause));
+    const returns = countReturns(this.state.traps, this.hart, cause);
+    if (returns > RETURN_LOOP_LIMIT)
+      return this.fail(
+        cause,
+        -1,
+        `${exceptionName(cause)} ${returns} times, with no register changed: the guest's trap handler returns to it`,
+      );
     countVm(this.vm.stat, 'redirected');
     redirectTrap(this.hart, cause, stvalLo, stvalHi);
     return this.exits.budget;

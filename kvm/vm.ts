@@ -34,6 +34,7 @@ import {
 import { notifierOpsOf } from './notifier.ts';
 import { createVmStat, type VmStat } from './stat.ts';
 import { flushGStage, flushGStageRange } from './tlb.ts';
+import { createTrapLoopState, type TrapLoopState } from './trap-loop.ts';
 
 /** Name of kvm's notifier operations on the kernel. */
 export const KVM_NOTIFIER = 'kvm';
@@ -58,12 +59,7 @@ export interface VcpuState {
   waiting: boolean;
   /** Has shut the VM down, or failed: it does not run again. */
   ended: boolean;
-  /** Last trap, how often it came again with nothing retired in between, and `retired` at that time. */
-  lastTrapPcLo: number;
-  lastTrapPcHi: number;
-  lastTrapCause: number;
-  lastTrapRetired: number;
-  trapRepeats: number;
+  traps: TrapLoopState;
   /** Instructions it has retired. */
   retired: number;
 }
@@ -145,11 +141,7 @@ const createVcpuState = (id: number, hartIndex: number): VcpuState => ({
   startOpaque: 0n,
   waiting: false,
   ended: false,
-  lastTrapPcLo: 0,
-  lastTrapPcHi: 0,
-  lastTrapCause: -1,
-  lastTrapRetired: 0,
-  trapRepeats: 0,
+  traps: createTrapLoopState(),
   retired: 0,
 });
 

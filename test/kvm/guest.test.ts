@@ -541,6 +541,37 @@ describe('hostile guests end with pc and cause', () => {
     );
   });
 
+  test('a trap handler that returns to the illegal instruction is found out', () => {
+    const { end: exit, symbols } = end(
+      'la t0, back\ncsrw stvec, t0\nbad: .word 0\n.align 2\nback: sret',
+    );
+    expect(exit).toMatchObject({ kind: 'error', pc: symbols.get('bad'), cause: 2 });
+    expect((exit as { message: string }).message).toMatch(/handler returns to it/);
+  });
+
+  test('a guest that emulates an instruction 110,000 times is left alone', () => {
+    const m = testMachine();
+    load(
+      m,
+      `
+      la t0, skip
+      csrw stvec, t0
+      li s0, 110000
+    1: .word 0
+      addi s0, s0, -1
+      bnez s0, 1b
+      ${SHUTDOWN}
+      .align 2
+    skip:
+      csrr t0, sepc
+      addi t0, t0, 4
+      csrw sepc, t0
+      sret`,
+    );
+    expect(run(m)).toMatchObject({ kind: 'shutdown' });
+    expect(m.vm.stat.redirected).toBe(110_000);
+  });
+
   test('a trap handler that page-faults, which the guest handles itself, does not hang the host', () => {
     // satp with a root that is all zero: every fetch faults, the handler's too.
     const { end: exit } = end(`
