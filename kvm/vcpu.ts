@@ -378,7 +378,7 @@ export class Vcpu implements SbiCaller {
   }
 
   /** Does the rest of an SBI call that came out as an `sbi` exit. */
-  *handleSbi(): Path<void> {
+  *handleSbi(): Path<undefined> {
     const extension = extensionOf(this.hart.xLo(REG_A7));
     if (extension?.path !== undefined) yield* extension.path(this, this.hart.xLo(REG_A6), this.ret);
     this.finish(PENDING_SBI);

@@ -18,7 +18,7 @@ export class VcpuActor implements Actor {
   private readonly vcpu: Vcpu;
   private readonly clock: Clock;
   private readonly watch: SliceWatch;
-  private path: Path<ErrorExit | undefined | void> | null;
+  private path: Path<ErrorExit | undefined> | null;
 
   constructor(guest: Guest, vcpu: Vcpu, clock: Clock, watch: SliceWatch) {
     this.name = `${guest.config.name} vcpu ${vcpu.state.id}`;
@@ -42,7 +42,7 @@ export class VcpuActor implements Actor {
     return this.path === null ? this.runSlice(limit) : this.stepPath(this.path);
   }
 
-  private stepPath(path: Path<ErrorExit | undefined | void>): Turn {
+  private stepPath(path: Path<ErrorExit | undefined>): Turn {
     const step = path.next();
     if (step.done !== true) return step.value === YP_WAIT ? 'waited' : 'ran';
     this.path = null;
