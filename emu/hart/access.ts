@@ -206,7 +206,8 @@ const loadDevice = (
   const high = sizeBytes === 8 && low !== BUS_ERROR ? core.bus.read(pa + 4, 4) : 0;
   if (low === BUS_ERROR || high === BUS_ERROR)
     return accessFault(core, CAUSE_LOAD_ACCESS, vaLo, vaHi, space);
-  core.valueLo = low | 0;
+  // A device may drive more than the bytes that were asked for.
+  core.valueLo = sizeBytes >= 4 ? low | 0 : low & (sizeBytes === 1 ? 0xff : 0xffff);
   core.valueHi = high | 0;
   return ACCESS_DONE;
 };
