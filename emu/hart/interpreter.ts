@@ -4,9 +4,8 @@
  *
  * The loop runs inside one page of code: `p` is the word index of the record to be executed and `base`
  * that of the page's first one, so that p - base is the byte offset in the page, and the low half of
- * pc is page + (p - base). Leaving the page, and everything that could change keys or interrupts,
- * goes round the outer loop. A 64-bit value is a pair of words; `x >>> 0 < y >>> 0` after an
- * addition is the carry.
+ * pc is page + (p - base). Leaving the page, and what could change keys or interrupts, goes round
+ * the outer loop. A 64-bit value is two words; `x >>> 0 < y >>> 0` after an addition is the carry.
  *
  * Numbers that come by import cost a load each time, and a switch over them is a chain of tests; over
  * constants of an enclosing function it is one jump table. So everything the loop names is made such
