@@ -67,6 +67,16 @@ describe('boot: the state at the first instruction (SBI 2.0, 9.1)', () => {
   });
 });
 
+describe('saving', () => {
+  test('a VM in the middle of its run is plain data: a clone of it is equal', () => {
+    const m = testMachine({ nrVcpus: 2, flags: 1 });
+    load(m, `li t0, 5000\n1: addi t0, t0, -1\nbnez t0, 1b\n${SHUTDOWN}`);
+    expect(run(m, 3000)).toBe('limit');
+    expect(structuredClone(m.vm)).toEqual(m.vm);
+    expect(run(m)).toMatchObject({ kind: 'shutdown' });
+  });
+});
+
 describe('SBI 3: the calling convention', () => {
   test('an unknown extension or function is SBI_ERR_NOT_SUPPORTED; other registers stay', () => {
     const m = testMachine();

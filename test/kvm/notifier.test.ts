@@ -18,6 +18,7 @@ import { PTE_W } from '#emu';
 import {
   assertKernel,
   drive,
+  folioWriteProtect,
   migrateFolio,
   mprotect,
   munmap,
@@ -26,6 +27,7 @@ import {
   PROT_READ,
   PROT_WRITE,
   YP_SECONDARY_PFN,
+  YP_WAIT,
 } from '#mm';
 import { pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
 import { rng } from '../support/rng.ts';
@@ -171,6 +173,56 @@ describe('KVM fault protocol: sequence and retry (compare mmu_invalidate_retry_g
     while (change.next().done !== true);
     while (fault.next().done !== true);
     expect(gstageFlags(m.k, m.vm.gstage, DATA) & PTE_W).toBe(0);
+    m.k.watched = false;
+    checked(m);
+  });
+});
+
+describe('inside an invalidation that holds no lock of the address space', () => {
+  test('a read fault finds the page, retries once, waits, and installs it read-only after the end', () => {
+    const m = testMachine({ shared: true });
+    load(m, WATCHER);
+    poke(m, DATA, 6n);
+    runToFault(m, DATA);
+    const folio = pageBehind(m, DATA);
+    m.k.watched = true;
+    const protect = folioWriteProtect(m.k, folio);
+    while (m.vm.invalidate.inProgress === 0) expect(protect.next().done).toBe(false);
+    expect(m.vm.invalidate).toMatchObject({ rangeStart: DATA, rangeEnd: DATA + PAGE });
+
+    const fault = m.vcpus[0]!.handleFault();
+    let waits = 0;
+    for (let i = 0; i < 40; i++) {
+      const step = fault.next();
+      expect(step.done).toBe(false);
+      if (step.value === YP_WAIT) waits++;
+    }
+    expect(waits).toBeGreaterThan(20);
+    expect(m.vm.stat.faultRetries).toBe(1);
+    expect(gstageFlags(m.k, m.vm.gstage, DATA)).toBe(0);
+
+    while (protect.next().done !== true);
+    while (fault.next().done !== true);
+    m.k.watched = false;
+    expect(gstagePfn(m.k, m.vm.gstage, DATA)).toBe(pageToPfn(folio));
+    expect(gstageFlags(m.k, m.vm.gstage, DATA) & PTE_W).toBe(0);
+    checked(m);
+  });
+
+  test('a fault elsewhere is not held up', () => {
+    const m = testMachine({ shared: true });
+    load(m, WATCHER);
+    poke(m, DATA, 6n);
+    runToFault(m, DATA);
+    poke(m, DATA + PAGE, 1n);
+    m.k.watched = true;
+    const protect = folioWriteProtect(m.k, pageBehind(m, DATA + PAGE));
+    while (m.vm.invalidate.inProgress === 0) protect.next();
+    const fault = m.vcpus[0]!.handleFault();
+    while (fault.next().done !== true);
+    expect(m.vm.stat.faultRetries).toBe(0);
+    expect(gstagePfn(m.k, m.vm.gstage, DATA)).toBe(pageToPfn(pageBehind(m, DATA)));
+    while (protect.next().done !== true);
     m.k.watched = false;
     checked(m);
   });
