@@ -67,6 +67,9 @@ export const MMU_FAULT = -1;
 /** Translated, but not RAM: Mmu.pa is the physical address. */
 export const MMU_MMIO = -2;
 
+/** Mmu.lastOffset where the address is not RAM; no offset of RAM is 2^32 - 1. */
+const NOT_RAM = -1;
+
 /** Exception codes (Priv 15.6.1), by access: read, write, execute. */
 const ACCESS_FAULT_CAUSE = [5, 7, 1] as const;
 const PAGE_FAULT_CAUSE = [13, 15, 12] as const;
@@ -97,9 +100,10 @@ export class Mmu {
   faultGpaHi: number;
   /** After MMU_FAULT: pseudo-instruction 0x3000 or 0x3020 for an implicit access, else 0. */
   faultHtinst: number;
-  /** After a slow path that did not fault: the physical address. */
-  pa: number;
 
+  /** What the last slow path found, as an int32: an address above 2^31 would be a number on the heap. */
+  private lastOffset: number;
+  private mmioPa: number;
   private readonly i32: Int32Array;
   /** Word indexes of the READ and WRITE arrays. */
   private readonly readBase: number;
@@ -133,7 +137,8 @@ export class Mmu {
     this.faultGpaLo = 0;
     this.faultGpaHi = 0;
     this.faultHtinst = 0;
-    this.pa = 0;
+    this.lastOffset = NOT_RAM;
+    this.mmioPa = 0;
     this.i32 = memory.i32;
     this.u8 = memory.u8;
     this.f64 = memory.f64;
@@ -164,6 +169,12 @@ export class Mmu {
     this.fetchMemo = [bare, bare, bare, bare];
     this.wanted = { flags: 0, atp: 0, ppn: 0, gatp: 0, gppn: 0 };
     this.publish();
+  }
+
+  /** After a slow path that did not fault: the physical address. */
+  get pa(): number {
+    if (this.lastOffset === NOT_RAM) return this.mmioPa;
+    return (this.lastOffset >>> 0) - RAM_OFFSET + RAM_BASE;
   }
 
   /** The guest physical address as a number (exact below 2^53). */
@@ -457,9 +468,9 @@ export class Mmu {
     this.count(COUNT_FLUSHES);
   }
 
-  /** Notes the physical address of an offset, and returns the offset. */
+  /** Notes the offset for `pa`, and returns it. */
   private found(offset: number): number {
-    this.pa = offset - RAM_OFFSET + RAM_BASE;
+    this.lastOffset = offset | 0;
     return offset;
   }
 
@@ -471,7 +482,8 @@ export class Mmu {
   private noRam(status: number, c: Context, lo: number, hi: number, access: Access): number {
     const walker = this.walker;
     if (status === WALK_NOT_RAM) {
-      this.pa = walker.ppn * PAGE_SIZE + (lo & PAGE_MASK);
+      this.lastOffset = NOT_RAM;
+      this.mmioPa = walker.ppn * PAGE_SIZE + (lo & PAGE_MASK);
       return MMU_MMIO;
     }
     this.faultTvalLo = lo;
