@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { helpText } from '../testbed/cli/help.ts';
 import { ROOT } from './support/sources.ts';
 
 const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');
@@ -75,5 +76,20 @@ describe('documents', () => {
       expect(readFileSync(join(ROOT, file!), 'utf8'), `${name} in ${file}`).toMatch(
         new RegExp(`\\b${name}\\b`),
       );
+  });
+
+  it('docs/cli.md has every command and every option that --help prints', () => {
+    const text = readFileSync(join(ROOT, 'docs/cli.md'), 'utf8');
+    const overview = helpText();
+    const commands = [...overview.matchAll(/^ {2}([a-z]+) /gm)].map((match) => match[1]!);
+    expect(commands.length).toBeGreaterThan(3);
+    for (const command of commands) {
+      const section = new RegExp(`### \`gupbed ${command}\\b[\\s\\S]*?(?=\\n##|$)`).exec(text)?.[0];
+      expect(section, command).toBeDefined();
+      // An option's line: the options, two spaces, and what they do.
+      const lines = [...helpText(command).matchAll(/^ {2}(--.*?) {2}/gm)].map((match) => match[1]!);
+      for (const option of lines.flatMap((line) => line.match(/--[a-z-]+/g) ?? []))
+        if (option !== '--json') expect(section, `${command} ${option}`).toContain(option);
+    }
   });
 });
