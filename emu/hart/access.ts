@@ -37,7 +37,11 @@ export const loadSlow = (
   space: number,
 ): number => {
   if ((vaLo & (sizeBytes - 1)) !== 0) return loadMisaligned(core, vaLo, vaHi, sizeBytes, space);
-  const offset = translate(core, vaLo, vaHi, space, false);
+  // The interpreter has looked into the TLB already.
+  const offset =
+    space === SPACE_CURRENT
+      ? core.mmu.readSlow(vaLo, vaHi)
+      : translate(core, vaLo, vaHi, space, false);
   if (offset >= 0) {
     readRam(core, offset, sizeBytes);
     return ACCESS_DONE;
@@ -58,7 +62,10 @@ export const storeSlow = (
 ): number => {
   if ((vaLo & (sizeBytes - 1)) !== 0)
     return storeMisaligned(core, vaLo, vaHi, sizeBytes, valueLo, valueHi, space);
-  const offset = translate(core, vaLo, vaHi, space, true);
+  const offset =
+    space === SPACE_CURRENT
+      ? core.mmu.writeSlow(vaLo, vaHi)
+      : translate(core, vaLo, vaHi, space, true);
   if (offset >= 0) {
     writeRam(core, offset, sizeBytes, valueLo, valueHi);
     core.memory.wrote(offset, sizeBytes);

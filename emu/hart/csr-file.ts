@@ -3,7 +3,7 @@
  * another, and what a write is turned into (WARL). Privileged ISA 1.13, chapters 3.1, 12.1, 15.2.
  *
  * The numbers here are those of the register meant: with V=1 an access to sstatus comes as vsstatus
- * (csrUnderV). pmpcfg and pmpaddr are storage: physical memory protection is not enforced.
+ * (csrUnderV in emu/hart/csr-table.ts). pmpcfg and pmpaddr are storage: physical memory protection is not enforced.
  */
 import { ATP_MODE_BARE, ATP_MODE_SV39, ATP_MODE_SV48, ATP_MODE_SV57 } from '../pte.ts';
 import * as csr from '../isa/csr-names.ts';
@@ -89,25 +89,6 @@ const atpModeExists = (hi: number): boolean => {
     mode === ATP_MODE_SV48 ||
     mode === ATP_MODE_SV57
   );
-};
-
-/** The register that an access by number means while V=1: VS registers stand in (15.2). */
-export const csrUnderV = (number: number): number => {
-  switch (number) {
-    case csr.CSR_SSTATUS:
-    case csr.CSR_SIE:
-    case csr.CSR_STVEC:
-    case csr.CSR_SSCRATCH:
-    case csr.CSR_SEPC:
-    case csr.CSR_SCAUSE:
-    case csr.CSR_STVAL:
-    case csr.CSR_SIP:
-    case csr.CSR_STIMECMP:
-    case csr.CSR_SATP:
-      return number + (csr.CSR_VSSTATUS - csr.CSR_SSTATUS);
-    default:
-      return number;
-  }
 };
 
 /** Reads a CSR that exists into core.valueLo and valueHi. */

@@ -115,6 +115,11 @@ export const csrGuard = new Uint8Array(4096);
 export const csrMaskLo = new Int32Array(4096);
 export const csrMaskHi = new Int32Array(4096);
 
+/** Not 0 for stored registers that nothing guards and whose writing has no effect elsewhere. */
+export const csrPlain = new Uint8Array(4096);
+/** The register that a number means while V=1: VS registers stand in for supervisor ones (15.2). */
+export const csrUnderV = Uint16Array.from({ length: 4096 }, (_, number) => number);
+
 /** By slot: the value after reset. */
 export const slotResetLo = new Int32Array(SLOT_COUNT);
 export const slotResetHi = new Int32Array(SLOT_COUNT);
@@ -235,6 +240,28 @@ csrGuard[csr.CSR_SATP] = GUARD_SATP;
 csrGuard[csr.CSR_HGATP] = GUARD_HGATP;
 csrGuard[csr.CSR_STIMECMP] = GUARD_TIMECMP;
 csrGuard[csr.CSR_VSTIMECMP] = GUARD_TIMECMP;
+
+for (let number = 0; number < 4096; number++)
+  if (
+    csrKind[number] === CSR_STORED &&
+    csrEffect[number] === EFFECT_NONE &&
+    csrGuard[number] === GUARD_NONE
+  )
+    csrPlain[number] = 1;
+
+for (const number of [
+  csr.CSR_SSTATUS,
+  csr.CSR_SIE,
+  csr.CSR_STVEC,
+  csr.CSR_SSCRATCH,
+  csr.CSR_SEPC,
+  csr.CSR_SCAUSE,
+  csr.CSR_STVAL,
+  csr.CSR_SIP,
+  csr.CSR_STIMECMP,
+  csr.CSR_SATP,
+])
+  csrUnderV[number] = number + (csr.CSR_VSSTATUS - csr.CSR_SSTATUS);
 
 slotResetHi[SLOT_MSTATUS] = STATUS_UXL_64_HI | MSTATUS_SXL_64_HI;
 slotResetHi[SLOT_VSSTATUS] = STATUS_UXL_64_HI;

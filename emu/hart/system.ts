@@ -4,7 +4,7 @@
  * 15.6.1 for what is illegal and what is virtual where.
  */
 import * as op from '../isa/ops.ts';
-import { CSR_MIP } from '../isa/csr-names.ts';
+import { CSR_MIP, csrPrivilege } from '../isa/csr-names.ts';
 import { PRIV_M, PRIV_S, PRIV_U } from '../mmu/regs.ts';
 import { ACCESS_DONE, loadSlow, SPACE_GUEST, SPACE_GUEST_EXEC, storeSlow } from './access.ts';
 import {
@@ -26,8 +26,18 @@ import {
 } from './bits.ts';
 import type { HartCore } from './core.ts';
 import { csrAccessFault } from './csr-access.ts';
-import { csrUnderV, readCsr, writeCsr } from './csr-file.ts';
-import { EFFECT_NONE, SLOT_HSTATUS, SLOT_MIP, SLOT_MSTATUS } from './csr-table.ts';
+import { readCsr, writeCsr } from './csr-file.ts';
+import {
+  csrMaskHi,
+  csrMaskLo,
+  csrPlain,
+  csrSlot,
+  csrUnderV,
+  EFFECT_NONE,
+  SLOT_HSTATUS,
+  SLOT_MIP,
+  SLOT_MSTATUS,
+} from './csr-table.ts';
 import { mret, sretHs, sretVs } from './trap.ts';
 
 /** What the interpreter does after a system instruction. */
@@ -51,23 +61,23 @@ export const executeSystem = (core: HartCore, record: number, imm: number): numb
   const code = record & 1023;
   if (code >= op.OP_CSRRW && code <= op.OP_CSRRCI) return executeCsr(core, code, record, imm);
   switch (code) {
-    case op.OP_FENCE:
-    case op.OP_FENCE_I:
-      // Memory is in order, and decoded instructions follow every store.
-      return SYSTEM_NEXT;
     case op.OP_ECALL:
       return trap(core, ecallCause(core));
-    case op.OP_EBREAK:
-      core.raise(CAUSE_BREAKPOINT, 0, 0, core.virt);
-      return SYSTEM_TRAP;
     case op.OP_MRET:
       if (core.priv !== PRIV_M) return illegal(core);
       mret(core);
       return SYSTEM_JUMP;
     case op.OP_SRET:
       return executeSret(core);
+    case op.OP_FENCE:
+    case op.OP_FENCE_I:
+      // Memory is in order, and decoded instructions follow every store.
+      return SYSTEM_NEXT;
     case op.OP_WFI:
       return executeWfi(core);
+    case op.OP_EBREAK:
+      core.raise(CAUSE_BREAKPOINT, 0, 0, core.virt);
+      return SYSTEM_TRAP;
     case op.OP_SFENCE_VMA:
       return executeSfence(core, record);
     case op.OP_HFENCE_VVMA:
@@ -159,21 +169,47 @@ const executeHfence = (core: HartCore, code: number, record: number): number => 
   return SYSTEM_RELOAD;
 };
 
+/** Highest csrPrivilege() that the current mode may access. */
+const reach = (core: HartCore): number => {
+  if (core.priv === PRIV_M) return 3;
+  if (core.priv === PRIV_U) return 0;
+  return core.virt ? 1 : 2;
+};
+
 /** CSRRW, CSRRS, CSRRC and their immediate forms; CSRRS and CSRRC of x0 (or 0) only read. */
 const executeCsr = (core: HartCore, code: number, record: number, imm: number): number => {
   const named = imm & 0xfff;
   const source = (record >>> 16) & 31;
   const replaces = code === op.OP_CSRRW || code === op.OP_CSRRWI;
   const writes = replaces || source !== 0;
-  const fault = csrAccessFault(core, named, writes);
-  if (fault !== 0) return trap(core, fault);
-  const number = core.virt ? csrUnderV(named) : named;
+  const number = core.virt ? csrUnderV[named]! : named;
   const R = core.i32;
   const d = core.xBase + ((record >>> 9) & 126);
   const immediate = code >= op.OP_CSRRWI;
   const srcLo = immediate ? source : R[core.xBase + source * 2]!;
   const srcHi = immediate ? 0 : R[core.xBase + source * 2 + 1]!;
+  const sets = code === op.OP_CSRRS || code === op.OP_CSRRSI;
 
+  // What trap handlers do all the time, without the calls: scratch, epc, cause, tval.
+  if (csrPlain[number]! !== 0 && csrPrivilege(named) <= reach(core)) {
+    const at = core.csrBase + csrSlot[number]! * 2;
+    const lo = R[at]!;
+    const hi = R[at + 1]!;
+    if (writes) {
+      const maskLo = csrMaskLo[number]!;
+      const maskHi = csrMaskHi[number]!;
+      const newLo = replaces ? srcLo : sets ? lo | srcLo : lo & ~srcLo;
+      const newHi = replaces ? srcHi : sets ? hi | srcHi : hi & ~srcHi;
+      R[at] = (lo & ~maskLo) | (newLo & maskLo);
+      R[at + 1] = (hi & ~maskHi) | (newHi & maskHi);
+    }
+    R[d] = lo;
+    R[d + 1] = hi;
+    return SYSTEM_NEXT;
+  }
+
+  const fault = csrAccessFault(core, named, writes);
+  if (fault !== 0) return trap(core, fault);
   readCsr(core, number);
   const oldLo = core.valueLo;
   const oldHi = core.valueHi;
@@ -185,7 +221,6 @@ const executeCsr = (core: HartCore, code: number, record: number, imm: number): 
       // 3.1.9: for the modification SEIP is the bit that software wrote, without the line.
       const base =
         number === CSR_MIP ? (oldLo & ~MIP_SEIP) | (core.lo(SLOT_MIP) & MIP_SEIP) : oldLo;
-      const sets = code === op.OP_CSRRS || code === op.OP_CSRRSI;
       lo = sets ? base | srcLo : base & ~srcLo;
       hi = sets ? oldHi | srcHi : oldHi & ~srcHi;
     }
