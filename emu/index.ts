@@ -207,6 +207,8 @@ export { EXIT_BUDGET, EXIT_HOST_TRAP, EXIT_TRAP_LOOP, EXIT_WFI, Hart } from './h
 export type { HartCounts, HartState } from './hart/hart.ts';
 export type { HartWiring } from './hart/core.ts';
 export {
+  CODE_FLAGS,
+  DECODE_BASE,
   HART_BASE,
   HART_STRIDE,
   MAX_HARTS,

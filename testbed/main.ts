@@ -40,6 +40,12 @@ const main = async (words: string[]): Promise<number> => {
   return COMMANDS[first]!(rest);
 };
 
+// A reader that has seen enough (`| head`) closes the pipe: end as any filter does.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(EXIT_OK);
+  throw error;
+});
+
 main(process.argv.slice(2)).then(
   (code) => {
     process.exitCode = code;

@@ -1,6 +1,5 @@
 /** The activities that disturb one guest, each with its own stream of random numbers. */
 import type { Guest } from '../machine/guest.ts';
-import type { ActivityGaps } from '../machine/guest-config.ts';
 import type { HostMachine } from '../machine/host.ts';
 import type { Activity, ActivityConfig } from './activity.ts';
 import { Forker } from './forker.ts';
@@ -14,13 +13,16 @@ import type { Victim } from './targets.ts';
 const streamSeed = (seed: number, stream: number): number =>
   Math.imul(seed + 1, 0x9e37_79b1) ^ Math.imul(stream + 1, 0x85eb_ca6b);
 
-export const activitiesFor = (guest: Guest, host: HostMachine, gaps: ActivityGaps): Activity[] => {
+export const activitiesFor = (guest: Guest, host: HostMachine): Activity[] => {
+  const gaps = guest.config.activity;
+  if (gaps === null) return [];
   const victim: Victim = {
     k: host.k,
     mm: guest.mm,
     harts: guest.vcpus.map((vcpu) => vcpu.hart),
     hostMmu: host.hostHart.mmu,
     ranges: guest.ranges,
+    faultingHva: () => guest.faultingHva,
     dma: guest.port,
   };
   const firstStream = guest.vm.vmid * 16;

@@ -5,7 +5,7 @@
 import { PAGE_SIZE } from '#emu';
 import { folioOf, folioTestAnon, folioWriteProtect, type Path, writeProtectRange } from '#mm';
 import { Activity } from './activity.ts';
-import { pickHva, pickPage, presentPage } from './targets.ts';
+import { pickPage, presentPage } from './targets.ts';
 
 /** Pages in one stroke over private memory, at most. */
 const RANGE_PAGES = 8;
@@ -14,17 +14,14 @@ export class Protector extends Activity {
   protected act(): Path<void> | null {
     const { victim, rng } = this;
     if (victim.dma.pagesInFlight() > 0) this.count('withDma');
-    if (rng.chance(50)) {
-      const page = pickPage(victim, rng);
-      if (page < 0) return null;
-      if (!folioTestAnon(victim.k, folioOf(victim.k, page)))
-        return this.protectFolio(folioOf(victim.k, page), page);
-      // The index of private anonymous memory is its page number in the address space.
-      const at = victim.k.state.frames.index[page]! * PAGE_SIZE;
-      return this.protectRange(at, at + PAGE_SIZE);
-    }
-    const hva = pickHva(victim, rng);
-    const range = victim.ranges.find((r) => hva >= r.hva && hva < r.hva + r.lenBytes)!;
+    const page = pickPage(victim, rng);
+    if (page < 0) return null;
+    const folio = folioOf(victim.k, page);
+    if (!folioTestAnon(victim.k, folio)) return this.protectFolio(folio, page);
+    // The index of private anonymous memory is its page number in the address space.
+    const hva = victim.k.state.frames.index[page]! * PAGE_SIZE;
+    const range = victim.ranges.find((r) => hva >= r.hva && hva < r.hva + r.lenBytes);
+    if (range === undefined) return null;
     const end = Math.min(hva + rng.between(1, RANGE_PAGES) * PAGE_SIZE, range.hva + range.lenBytes);
     return this.protectRange(hva, end);
   }

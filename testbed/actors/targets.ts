@@ -6,6 +6,7 @@ import {
   type Hart,
   type Mmu,
   PAGE_SIZE,
+  RAM_BASE,
   RAM_OFFSET,
   TLB_BASE,
   TLB_ENTRIES,
@@ -50,27 +51,55 @@ export interface Victim {
   /** MMU of the hart that host processes run on. */
   hostMmu: Mmu;
   ranges: readonly GuestRange[];
+  /** The hva behind a fault of the guest that is being handled at this moment, or -1. */
+  faultingHva(): number;
   /** What DMA transfers of the guest hold at this moment. */
   dma: DmaInFlight;
 }
 
 /** Tries at finding a frame in a TLB before a random address is taken. */
 const TLB_TRIES = 8;
-/** Of a hundred choices: frames from a TLB, frames under DMA; the rest are random addresses. */
-const FROM_TLB_PERCENT = 50;
-const FROM_DMA_PERCENT = 25;
+/**
+ * Of a hundred choices: the page of a fault that is being handled, a frame under DMA, the frame a hart
+ * used last, any frame of a TLB; the rest are random addresses.
+ */
+const FAULTING_PERCENT = 15;
+const FROM_DMA_PERCENT = 30;
+const IN_USE_PERCENT = 20;
+const FROM_TLB_PERCENT = 25;
 
 /** A frame of the guest's memory, or -1 when the dice found none. */
 export const pickPage = (victim: Victim, rng: Rng): number => {
-  const dice = rng.below(100);
+  const { k, mm } = victim;
+  let dice = rng.below(100);
+  if (dice < FAULTING_PERCENT) {
+    const hva = victim.faultingHva();
+    if (hva >= 0) return presentPage(k, mm, hva);
+  }
+  dice -= FAULTING_PERCENT;
+  if (dice < FROM_DMA_PERCENT) {
+    const nrInFlight = victim.dma.pagesInFlight();
+    if (nrInFlight > 0) return victim.dma.pageInFlight(rng.below(nrInFlight));
+  }
+  dice -= FROM_DMA_PERCENT;
+  if (dice < IN_USE_PERCENT) {
+    const page = lastUsed(victim, rng);
+    if (page >= 0) return page;
+  }
+  dice -= IN_USE_PERCENT;
   if (dice < FROM_TLB_PERCENT) {
     const page = pickFromTlb(victim, rng);
     if (page >= 0) return page;
-  } else if (dice < FROM_TLB_PERCENT + FROM_DMA_PERCENT) {
-    const nrPages = victim.dma.pagesInFlight();
-    if (nrPages > 0) return victim.dma.pageInFlight(rng.below(nrPages));
   }
-  return presentPage(victim.k, victim.mm, pickHva(victim, rng));
+  return presentPage(k, mm, pickHva(victim, rng));
+};
+
+/** The frame of a hart's last translation, if it is one of the guest's: it is likely in use. */
+const lastUsed = (victim: Victim, rng: Rng): number => {
+  const { mmu } = victim.harts[rng.below(victim.harts.length)]!;
+  const page = Math.floor((mmu.pa - RAM_BASE) / PAGE_SIZE);
+  if (page < 0 || page >= victim.k.memory.nrPages) return -1;
+  return pageMapcount(victim.k, page) === 0 ? -1 : page;
 };
 
 /** The frame that is mapped at `hva`, or -1. */

@@ -46,6 +46,7 @@ export class VcpuActor implements Actor {
     const step = path.next();
     if (step.done !== true) return step.value === YP_WAIT ? 'waited' : 'ran';
     this.path = null;
+    this.guest.noteFault(-1);
     if (step.value !== undefined) this.fail(step.value);
     return 'ran';
   }
@@ -62,6 +63,7 @@ export class VcpuActor implements Actor {
         guest.serveMmio(vcpu, exit);
         break;
       case 'fault':
+        guest.noteFault(exit.gpa);
         this.path = vcpu.handleFault();
         break;
       case 'sbi':

@@ -65,8 +65,7 @@ export const twoStageBench = (
     {
       seed: 1,
       policy: 'linux-7',
-      guests: [{ name: 'bench', memoryBytes, harts: 1 }],
-      activity: null,
+      guests: [{ name: 'bench', memoryBytes, harts: 1, activity: null }],
     },
     { onLine: (_guest, line) => watch.line(line) },
   );

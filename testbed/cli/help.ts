@@ -66,7 +66,8 @@ Goes on with a saved machine, as if it had never stopped.
   --max-instructions N     stop, with exit code 1, after N retired instructions (in total)
   --json                   one JSON object
 
-example: gupbed run guests/bin/hello.elf --save /tmp/hello.gup --save-at 1000 && gupbed resume /tmp/hello.gup
+example: gupbed resume walk.gup
+after:   gupbed run guests/bin/memwalk.elf --save walk.gup --save-at 20000000
 `,
   bench: `usage: gupbed bench [SUITE...] [options]
 

@@ -1,8 +1,11 @@
 /** Runs a host machine to its end, its limit, its saving point or Ctrl-C, and reports. */
+import { CSR_VSCAUSE, CSR_VSEPC } from '#emu';
+import type { Vcpu } from '#kvm';
 import type { HostMachine } from '../machine/host.ts';
 import { writeSnapshot } from '../machine/snapshot.ts';
 import { endMessage, hostReport } from '../report/host-report.ts';
 import { hostSummary } from '../report/host-summary.ts';
+import { hex, trapName } from '../report/trap-names.ts';
 import type { SavePlan } from './host-options.ts';
 import { runLoop, speedLine } from './run-loop.ts';
 import { wantsColour } from './table.ts';
@@ -31,8 +34,8 @@ export const runHost = async (machine: HostMachine, options: HostRunOptions): Pr
       stopped = 'max-instructions';
       return false;
     }
-    const until = save !== null && retired < save.at ? Math.min(save.at, limit) : limit;
-    if (machine.step(until - retired)) return true;
+    // A slice is not cut at the saving point: the run would go on otherwise than one without.
+    if (machine.step(limit - retired)) return true;
     stopped = 'asleep';
     return false;
   };
@@ -66,6 +69,16 @@ const saveTo = (machine: HostMachine, path: string): void => {
   }
 };
 
+/** Where a guest is, and the last exception it had, if it had one. */
+const whereabouts = (vcpu: Vcpu): string => {
+  const at = `at pc ${hex(vcpu.guestPc)}`;
+  const cause = vcpu.hart.readCsr(CSR_VSCAUSE);
+  const pc = vcpu.hart.readCsr(CSR_VSEPC);
+  const isException = cause < 1n << 63n;
+  if (!isException || pc === 0n) return at;
+  return `${at}, last exception ${trapName(Number(cause))} (cause ${cause}) at pc ${hex(pc)}`;
+};
+
 /** What went wrong, a line each. */
 const complaints = (
   machine: HostMachine,
@@ -76,9 +89,7 @@ const complaints = (
   const where = (): string =>
     machine.guests
       .filter((guest) => guest.end === null)
-      .map(
-        (g) => `${g.config.name} at pc 0x${BigInt.asUintN(64, g.vcpus[0]!.guestPc).toString(16)}`,
-      )
+      .map((guest) => `${guest.config.name} ${whereabouts(guest.vcpus[0]!)}`)
       .join(', ');
   switch (stopped) {
     case 'max-instructions':

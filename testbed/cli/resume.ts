@@ -33,7 +33,12 @@ export const resumeCommand = async (words: string[]): Promise<number> => {
     },
     state,
   );
-  return runHost(machine, { limit, save, json, summary: state.config.activity !== null });
+  return runHost(machine, {
+    limit,
+    save,
+    json,
+    summary: state.config.guests.some((g) => g.activity !== null),
+  });
 };
 
 const readState = (file: string) => {

@@ -55,9 +55,9 @@ export const runCommand = async (words: string[]): Promise<number> => {
           GUEST_MEMORY_MAX,
         ),
         harts: parseCount('--harts', String(values['harts']), 1, MAX_VCPUS),
+        activity: values['activity'] === true ? FIGHT_GAPS : null,
       },
     ],
-    activity: values['activity'] === true ? FIGHT_GAPS : null,
   };
   const limit = limitOf(args);
   const save = savePlanOf(args);

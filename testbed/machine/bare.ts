@@ -12,6 +12,7 @@ import {
   DMA_ENGINE_BYTES,
   DMA_ENGINE_IRQ,
   type ElfImage,
+  EXIT_TRAP_LOOP,
   EXIT_WFI,
   FINISHER_BASE,
   FINISHER_BYTES,
@@ -152,7 +153,8 @@ export class BareMachine {
     this.turnLeft -= hart.sliceRetired;
     this.retired += hart.sliceRetired;
     if (exit === EXIT_WFI) this.waiting[hart.index] = true;
-    else if (exit === 3 && this.end === null) this.end = { kind: 'trap-loop', hart: hart.index };
+    else if (exit === EXIT_TRAP_LOOP && this.end === null)
+      this.end = { kind: 'trap-loop', hart: hart.index };
     this.clock.deliverDue();
     return hart.sliceRetired;
   }

@@ -1,6 +1,6 @@
-/** The main job's machine: who fights, with how much memory. */
+/** The main job's machine: who fights, with how much memory, and how hard the host strikes. */
 import type { PolicyName } from '#mm';
-import { FIGHT_GAPS, type HostConfig } from './guest-config.ts';
+import { DMA_FIGHT_GAPS, FIGHT_GAPS, type HostConfig } from './guest-config.ts';
 
 const MIB = 2 ** 20;
 
@@ -10,6 +10,10 @@ export const FIGHT_GUESTS = ['memwalk', 'dmacopy'] as const;
 export const fightConfig = (seed: number, policy: PolicyName): HostConfig => ({
   seed,
   policy,
-  guests: FIGHT_GUESTS.map((name) => ({ name, memoryBytes: 64 * MIB, harts: 1 })),
-  activity: FIGHT_GAPS,
+  guests: FIGHT_GUESTS.map((name) => ({
+    name,
+    memoryBytes: 64 * MIB,
+    harts: 1,
+    activity: name === 'dmacopy' ? DMA_FIGHT_GAPS : FIGHT_GAPS,
+  })),
 });

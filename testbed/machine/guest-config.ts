@@ -21,6 +21,8 @@ export interface GuestConfig {
   memoryBytes: number;
   /** vCPUs, each on a hart of its own. */
   harts: number;
+  /** null = the host leaves the guest's memory alone. */
+  activity: ActivityGaps | null;
 }
 
 /** How much host activity there is: mean instructions between two actions of a kind, or none. */
@@ -32,13 +34,21 @@ export interface ActivityGaps {
   harvest: number;
 }
 
-/** What the `fight` command and `run --activity` do to a guest. */
+/** What `run --activity` does to a guest, and `fight` to memwalk. */
 export const FIGHT_GAPS: ActivityGaps = {
-  migrate: 6_000,
-  protect: 9_000,
-  remap: 60_000,
-  fork: 400_000,
-  harvest: 1_500_000,
+  migrate: 20_000,
+  protect: 25_000,
+  remap: 200_000,
+  fork: 2_500_000,
+  harvest: 4_000_000,
+};
+
+/** The same for a guest whose memory is under DMA: often enough to meet transfers in flight. */
+export const DMA_FIGHT_GAPS: ActivityGaps = {
+  ...FIGHT_GAPS,
+  migrate: 8_000,
+  protect: 12_000,
+  fork: 500_000,
 };
 
 /** A machine. Plain data: part of what is saved. */
@@ -46,8 +56,6 @@ export interface HostConfig {
   seed: number;
   policy: PolicyName;
   guests: GuestConfig[];
-  /** null = the host leaves the guests' memory alone. */
-  activity: ActivityGaps | null;
 }
 
 /** RAM of the machine that a host with these guests needs. */

@@ -106,6 +106,8 @@ export class Guest {
   readonly console: LineConsole;
   readonly port: PinnedPort;
   end: GuestEnd | null;
+  /** The hva behind a fault that is being handled, or -1; of several vCPUs, the last one's. */
+  faultingHva: number;
   private readonly wiring: GuestWiring;
   private readonly bus: Bus;
   private readonly plic: Plic;
@@ -118,6 +120,7 @@ export class Guest {
     this.config = config;
     this.wiring = wiring;
     this.end = state?.end ?? null;
+    this.faultingHva = -1;
     this.console = new LineConsole(wiring.onLine);
     const made = state === undefined ? makeMemory(config, wiring) : findMemory(state, wiring);
     this.mm = made.mm;
@@ -202,6 +205,12 @@ export class Guest {
     const treeGpa = GUEST_RAM_GPA + this.config.memoryBytes - TREE_ROOM_BYTES;
     write(treeGpa, tree);
     this.vcpus[0]!.boot(image.entry, treeGpa);
+  }
+
+  /** A fault at `gpa` is about to be handled; -1: it has been. */
+  noteFault(gpa: number): void {
+    const slot = gpa < 0 ? undefined : gpaToMemSlot(this.vm.slots, gpa);
+    this.faultingHva = slot === undefined ? -1 : gpaToHva(slot, gpa - (gpa % PAGE_SIZE));
   }
 
   /** Serves an access to a device's registers, and lets the vCPU go on. */

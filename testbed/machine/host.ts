@@ -3,7 +3,15 @@
  * and the actors that take turns. Put together from a plain config, or from what was saved.
  */
 import { Bus, Clock, type ClockState, type ElfImage, Hart, type HartState, PhysMemory } from '#emu';
-import { createKvm, destroyVm, type Kvm, type KvmState, saveKvm, type Vcpu } from '#kvm';
+import {
+  createKvm,
+  destroyVm,
+  type Kvm,
+  type KvmState,
+  saveKvm,
+  type Vcpu,
+  visitSecondaryEntries,
+} from '#kvm';
 import {
   checkKernel,
   createKernel,
@@ -14,6 +22,7 @@ import {
   mmExit,
   nrFreePages,
   type Sabotage,
+  type SecondaryVisitor,
 } from '#mm';
 import type { Activity, ActivityState } from '../actors/activity.ts';
 import { activitiesFor } from '../actors/activities.ts';
@@ -85,7 +94,6 @@ export class HostMachine {
   constructor(config: HostConfig, options: HostOptions = {}, state?: HostState) {
     this.config = config;
     this.memory = new PhysMemory(hostRamBytes(config));
-    if (state !== undefined) restoreMemory(this.memory, state.memory);
     this.clock = new Clock();
     const nrHarts = config.guests.reduce((sum, guest) => sum + guest.harts, 1);
     const bus = new Bus(this.memory);
@@ -93,13 +101,15 @@ export class HostMachine {
       { length: nrHarts },
       (_, index) => new Hart({ memory: this.memory, bus, clock: this.clock, index }),
     );
+    // A new hart resets its registers, so what was saved comes after.
+    if (state !== undefined) restoreMemory(this.memory, state.memory);
     this.k = createKernel({
       memory: this.memory,
       tlb: shootdownOf(this.harts),
       policy: createPolicy(config.policy),
       ...(state === undefined ? {} : { state: state.kernel }),
     });
-    this.k.watched = config.activity !== null;
+    this.k.watched = config.guests.some((guest) => guest.activity !== null);
     this.k.checked = options.checked ?? false;
     Object.assign(this.k.sabotage, options.sabotage);
     this.kvm = createKvm(this.k, this.harts, state?.kvm);
@@ -136,9 +146,8 @@ export class HostMachine {
       this.scheduler.add(new DmaPump(`${config.name} dma`, guest.port));
       firstHart += config.harts;
     }
-    if (this.config.activity === null) return;
     for (const guest of this.guests)
-      for (const activity of activitiesFor(guest, this, this.config.activity)) {
+      for (const activity of activitiesFor(guest, this)) {
         this.activities.push(activity);
         this.scheduler.add(activity);
       }
@@ -194,7 +203,9 @@ export class HostMachine {
   sanitize(): void {
     this.sanitizerPasses++;
     this.nextSanitizerPass = this.clock.now + SANITIZER_GAP;
-    for (const violation of checkKernel(this.k)) this.violations.push(violation);
+    const secondary = (visit: SecondaryVisitor): void => visitSecondaryEntries(this.kvm, visit);
+    for (const violation of checkKernel(this.k, { secondary, quiescent: this.quiet }))
+      this.violations.push(violation);
   }
 
   /**

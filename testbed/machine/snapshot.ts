@@ -10,9 +10,13 @@ import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
 import { gunzipSync, gzipSync } from 'node:zlib';
-import { PAGE_SIZE, type PhysMemory } from '#emu';
+import { CODE_FLAGS, DECODE_BASE, PAGE_SIZE, type PhysMemory } from '#emu';
 
 const MAGIC = 'gupbed machine 1\n';
+
+/** Pages with decoded instructions, which are decoded again when they are reached. */
+const DERIVED_START = DECODE_BASE / PAGE_SIZE;
+const DERIVED_END = CODE_FLAGS / PAGE_SIZE;
 
 /** The pages of a machine's memory that are not all zeros. */
 export interface MemoryImage {
@@ -36,6 +40,7 @@ export const saveMemory = (memory: PhysMemory): MemoryImage => {
   const kept: number[] = [];
   const nrPages = memory.i32.length / wordsPerPage;
   for (let page = 0; page < nrPages; page++) {
+    if (page >= DERIVED_START && page < DERIVED_END) continue;
     const end = (page + 1) * wordsPerPage;
     let word = page * wordsPerPage;
     while (word < end && memory.i32[word] === 0) word++;
