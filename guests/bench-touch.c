@@ -5,7 +5,8 @@
  * than a TLB has entries every access is a miss. Each page has a frame of its own.
  *
  * Parameters: 0 = pages (default 65,536; fewer where memory does not hold them), 1 = passes of
- * each kind (default 4; loads first, then stores).
+ * each kind (default 4; loads first, then stores), 2 = how often a pass goes over the pages
+ * (default 1; more for few pages, so that a pass takes much longer than the line it prints).
  */
 #include "fdt.h"
 #include "print.h"
@@ -39,15 +40,16 @@ static void store_pass(u64 pages)
         __asm__ volatile(EACH_OF_EIGHT("sd zero, ") : "+r"(gva) : "r"(PAGE_SIZE) : "memory");
 }
 
-static void measure(const char *kind, void (*run)(u64), u64 pages, u64 passes)
+static void measure(const char *kind, void (*run)(u64), u64 pages, u64 passes, u64 times)
 {
     for (u64 pass = 1; pass <= passes; pass++) {
         u64 instructions = csr_read(instret), ticks = csr_read(time);
-        run(pages);
+        for (u64 i = 0; i < times; i++)
+            run(pages);
         instructions = csr_read(instret) - instructions;
         ticks = csr_read(time) - ticks;
-        print("bench-touch: %s pass %u pages %u instructions %u ticks %u\n", kind, pass, pages,
-              instructions, ticks);
+        print("bench-touch: %s pass %u pages %u touches %u instructions %u ticks %u\n", kind, pass,
+              pages, pages * times, instructions, ticks);
     }
 }
 
@@ -78,7 +80,7 @@ int main(u64 hart, const void *fdt)
     sv39_enable(root, 1);
 
     store_pass(pages); /* every frame exists from here on */
-    measure("load", load_pass, pages, parameter(1, 4));
-    measure("store", store_pass, pages, parameter(1, 4));
+    measure("load", load_pass, pages, parameter(1, 4), parameter(2, 1));
+    measure("store", store_pass, pages, parameter(1, 4), parameter(2, 1));
     return 0;
 }

@@ -6,6 +6,7 @@
  * Linux, a change of protection zaps like everything else. Left out: aging, the non-blockable form.
  */
 import { setField } from '#cells';
+import { PAGE_SIZE } from '#emu';
 import { pfnToPage } from '#mm';
 import {
   invalidateBegin,
@@ -17,7 +18,7 @@ import {
 import { GSTAGE_GPA_LIMIT, gstageNextMapped, gstageUnmap, gstageUnmapRange } from './gstage.ts';
 import type { MemSlot } from './memslot.ts';
 import { countIn, countVm } from './stat.ts';
-import { anyTlbHolds, flushGStage, flushGStageRange } from './tlb.ts';
+import { flushGStage, flushGStageRange, guestTlbHolds, stampGuestTlbs } from './tlb.ts';
 import type { Kvm, Vm } from './vm.ts';
 
 /** The operations of every VM of this hypervisor; `owner` is Vm.id. */
@@ -74,19 +75,19 @@ const rangeEnd = (vm: Vm, range: NotifierRange): void => {
 const zapRange = (kvm: Kvm, vm: Vm, gpa: number, endGpa: number, event: number): void => {
   const { k } = kvm;
   const { stat } = vm;
-  let first = -1;
-  let last = -1;
-  let at = gstageNextMapped(k, vm.gstage, gpa, endGpa);
-  while (at >= 0) {
-    const pfn = gstageUnmap(k, vm.gstage, at);
+  const first = gstageNextMapped(k, vm.gstage, gpa, endGpa);
+  if (first < 0) return;
+  let last = first;
+  const several = gstageNextMapped(k, vm.gstage, first + PAGE_SIZE, endGpa) >= 0;
+  const stamp = several ? stampGuestTlbs(kvm, vm) : 0;
+  for (let at = first; at >= 0; at = gstageNextMapped(k, vm.gstage, at + PAGE_SIZE, endGpa)) {
+    const page = pfnToPage(gstageUnmap(k, vm.gstage, at));
     countVm(stat, 'zaps');
-    if (anyTlbHolds(kvm, pfnToPage(pfn))) {
+    if (stamp === 0 ? guestTlbHolds(kvm, vm, page) : kvm.heldStamps[page] === stamp) {
       countVm(stat, 'zapsInTlb');
       countIn(stat.zapsInTlbByEvent, event);
     }
-    if (first < 0) first = at;
     last = at;
-    at = gstageNextMapped(k, vm.gstage, at + 4096, endGpa);
   }
-  if (first >= 0 && !k.sabotage.notifierKeepsTlb) flushGStageRange(kvm, vm, first, last + 4096);
+  if (!k.sabotage.notifierKeepsTlb) flushGStageRange(kvm, vm, first, last + PAGE_SIZE);
 };

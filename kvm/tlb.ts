@@ -26,8 +26,19 @@ export const flushGStageRange = (kvm: Kvm, vm: Vm, gpa: number, endGpa: number):
   countVm(vm.stat, 'hfences', (kvm.harts.length * (endGpa - gpa)) / PAGE_SIZE);
 };
 
-/** Does any hart's TLB lead to this frame? For statistics: how many shootdowns met something. */
-export const anyTlbHolds = (kvm: Kvm, page: number): boolean => {
-  for (const hart of kvm.harts) if (hart.mmu.holdsPage(page)) return true;
+/** Does a TLB of the VM's harts lead to this frame? For statistics: how many shootdowns met something. */
+export const guestTlbHolds = (kvm: Kvm, vm: Vm, page: number): boolean => {
+  for (const vcpu of vm.vcpus) if (kvm.harts[vcpu.hartIndex]!.mmu.holdsPage(page)) return true;
   return false;
+};
+
+/**
+ * The same for many frames: looks through the TLBs once.
+ * @returns what kvm.heldStamps has at each page that they lead to
+ */
+export const stampGuestTlbs = (kvm: Kvm, vm: Vm): number => {
+  kvm.heldStamp++;
+  for (const vcpu of vm.vcpus)
+    kvm.harts[vcpu.hartIndex]!.mmu.stampHeldPages(kvm.heldStamps, kvm.heldStamp);
+  return kvm.heldStamp;
 };

@@ -101,6 +101,9 @@ export interface Kvm {
   harts: readonly Hart[];
   vms: Map<number, Vm>;
   nextId: number;
+  /** Scratch of stampGuestTlbs(): by page, the last stamp it was found under. Not saved. */
+  heldStamps: Int32Array;
+  heldStamp: number;
 }
 
 /** What a saved machine keeps of the hypervisor. */
@@ -126,6 +129,8 @@ export const createKvm = (k: Kernel, harts: readonly Hart[], state?: KvmState): 
     harts,
     vms: state?.vms ?? new Map<number, Vm>(),
     nextId: state?.nextId ?? 1,
+    heldStamps: new Int32Array(k.memory.nrPages),
+    heldStamp: 0,
   };
   registerSecondaryOps(k, KVM_NOTIFIER, notifierOpsOf(kvm));
   return kvm;

@@ -348,6 +348,14 @@ export class Mmu {
     return this.tlb.holdsPage(page, this.table.live);
   }
 
+  /**
+   * The same for many frames at once: writes `stamp` into `stamps`, by page, wherever a live entry
+   * maps to. For statistics of shootdowns over a range.
+   */
+  stampHeldPages(stamps: Int32Array, stamp: number): void {
+    this.tlb.stampHeld(stamps, stamp, this.table.live);
+  }
+
   save(): MmuState {
     return {
       regs: { ...this.regs },

@@ -156,6 +156,14 @@ export class Tlb {
     return false;
   }
 
+  /** Writes `stamp` at every frame of RAM that an entry with a live key reaches. */
+  stampHeld(stamps: Int32Array, stamp: number, live: Uint8Array): void {
+    const end = this.readBase + 3 * TLB_ENTRIES * 4;
+    for (let t = this.readBase; t < end; t += 4)
+      if (live[(this.i32[t]! >>> KEY_SHIFT) & 0x1ff] === 1)
+        stamps[this.frameOf(t) - (RAM_OFFSET >>> 12)] = stamp;
+  }
+
   /** Empties the three arrays and the first-stage walk cache: their keys start again. */
   clearKeyed(): void {
     this.i32.fill(0, this.readBase, this.leafGBase);

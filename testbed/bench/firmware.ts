@@ -62,13 +62,15 @@ done:
     mret
 console:
     li    t0, 0x10000000
+    sd    a0, 16(sp)
     add   a0, a0, a1
 1:  beq   a1, a0, 2f
     lbu   t1, 0(a1)
     sb    t1, 0(t0)
     addi  a1, a1, 1
     j     1b
-2:  li    a0, 0
+2:  ld    a1, 16(sp)          # bytes written: all
+    li    a0, 0
     j     done
 putchar:
     li    t0, 0x10000000
@@ -82,9 +84,9 @@ reset:                        # a1 = reason
     li    t1, 0x13333
 1:  sw    t1, 0(t0)
 2:  j     2b
-    .align 3
+    .align 4
 saved:
-    .dword 0, 0
+    .dword 0, 0, 0, 0
 entry:
     .dword 0, 0               # entry of the program, device tree
 `;

@@ -11,6 +11,9 @@ import { translateRows } from './translate-core.ts';
 
 const MIB = 2 ** 20;
 
+/** Page touches of one pass, at least. */
+const TOUCHES = 2 ** 18;
+
 /** Told now and then what is being measured. */
 export type Announce = (what: string) => void;
 
@@ -27,8 +30,8 @@ const touch = (pages: number, passes: number): GuestCase => ({
   program: 'bench-touch',
   name: `page touch, ${pages} pages`,
   memoryBytes: pages * 4096 + 32 * MIB,
-  parameters: [pages, passes],
-  plain: plainToucher(pages),
+  parameters: [pages, passes, Math.max(1, TOUCHES / pages)],
+  plain: plainToucher(pages, Math.max(1, TOUCHES / pages)),
 });
 
 const chase = (nodes: number, spacing: number, what: string, passes: number): GuestCase => ({
@@ -97,7 +100,7 @@ const guestSamples = (c: GuestCase, rounds: number): Samples[] => {
 };
 
 const accesses = (line: string): number =>
-  line.includes('loads') ? numberIn(line, 'loads') : numberIn(line, 'pages');
+  line.includes('loads') ? numberIn(line, 'loads') : numberIn(line, 'touches');
 
 const newSamples = (name: string, unit: string): Samples => ({
   suite: 'translate',

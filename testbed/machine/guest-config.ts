@@ -46,8 +46,8 @@ export const FIGHT_GAPS: ActivityGaps = {
 /** The same for a guest whose memory is under DMA: often enough to meet transfers in flight. */
 export const DMA_FIGHT_GAPS: ActivityGaps = {
   ...FIGHT_GAPS,
-  migrate: 8_000,
-  protect: 12_000,
+  migrate: 6_000,
+  protect: 8_000,
   fork: 500_000,
 };
 
