@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The command line: finds the command, and turns what goes wrong into one line and an exit code. */
+import { GUEST_BENCH_COMMAND, guestBenchCommand } from './bench/guest-process.ts';
 import { bareCommand } from './cli/bare.ts';
 import { benchCommand } from './cli/bench.ts';
 import { fightCommand } from './cli/fight.ts';
@@ -31,6 +32,7 @@ const main = async (words: string[]): Promise<number> => {
     process.stdout.write(helpText(topic));
     return first === undefined ? EXIT_USAGE : EXIT_OK;
   }
+  if (first === GUEST_BENCH_COMMAND) return guestBenchCommand(rest);
   if (first.startsWith('-')) throw new UsageError(`unknown option ${first}: see gupbed --help`);
   if (!isCommand(first)) throw new UsageError(`unknown command ${first}: see gupbed --help`);
   if (rest.includes('--help') || rest.includes('-h')) {

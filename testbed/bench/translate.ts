@@ -2,17 +2,20 @@
  * Suite `translate`: what a translation costs, called from TypeScript and met by guest programs,
  * beside the same accesses without any translation.
  */
-import { readElf } from '../cli/input.ts';
-import { guestFile } from '../cli/guest-file.ts';
-import { type GuestBench, numberIn, oneStageBench, twoStageBench } from './guest-bench.ts';
+import { numberIn } from './guest-bench.ts';
+import { GuestProcess } from './guest-process.ts';
 import { plainChaser, plainToucher } from './plain-access.ts';
 import type { Samples } from './row.ts';
 import { translateRows } from './translate-core.ts';
 
 const MIB = 2 ** 20;
-
 /** Page touches of one pass, at least. */
 const TOUCHES = 2 ** 18;
+const LOADS = 2 ** 20;
+/** Passes before the first that counts: they fault memory in and warm V8 up. */
+const WARM_UP = 3;
+/** Below this share of accesses that walk, steps per walk say nothing. */
+const WALKS_WORTH_A_ROW = 0.5;
 
 /** Told now and then what is being measured. */
 export type Announce = (what: string) => void;
@@ -22,85 +25,95 @@ interface GuestCase {
   name: string;
   memoryBytes: number;
   parameters: number[];
+  /** What a pass line counts its accesses by. */
+  counted: string;
+  /** The kinds of access the program measures, in its order. */
+  kinds: string[];
   /** The same accesses without translation: nanoseconds an access. */
   plain(): number;
 }
 
-const touch = (pages: number, passes: number): GuestCase => ({
-  program: 'bench-touch',
-  name: `page touch, ${pages} pages`,
-  memoryBytes: pages * 4096 + 32 * MIB,
-  parameters: [pages, passes, Math.max(1, TOUCHES / pages)],
-  plain: plainToucher(pages, Math.max(1, TOUCHES / pages)),
-});
+const touch = (pages: number, passes: number): GuestCase => {
+  const times = Math.max(1, TOUCHES / pages);
+  return {
+    program: 'bench-touch',
+    name: `page touch, ${pages} pages`,
+    memoryBytes: roundUp(pages * 4096 + 32 * MIB),
+    parameters: [pages, passes, times],
+    counted: 'touches',
+    kinds: ['load', 'store'],
+    plain: plainToucher(pages, times),
+  };
+};
 
 const chase = (nodes: number, spacing: number, what: string, passes: number): GuestCase => ({
   program: 'bench-chase',
   name: `pointer chase, ${what}`,
-  memoryBytes: nodes * spacing + 32 * MIB,
-  parameters: [nodes, spacing, 1 << 20, passes],
-  plain: plainChaser(nodes, spacing, 1 << 18),
+  memoryBytes: roundUp(nodes * spacing + 32 * MIB),
+  parameters: [nodes, spacing, LOADS, passes],
+  counted: 'loads',
+  kinds: ['load'],
+  plain: plainChaser(nodes, spacing, LOADS / 4),
 });
 
 /** All of the suite's samples. @param rounds samples of each figure */
-export const translateSuite = (rounds: number, announce: Announce): Samples[] => {
+export const translateSuite = async (rounds: number, announce: Announce): Promise<Samples[]> => {
   announce('translate: from TypeScript');
   const samples: Samples[] = [...translateRows(rounds)];
+  const passes = rounds + WARM_UP;
   const cases = [
-    touch(512, rounds),
-    touch(4096, rounds),
-    touch(65_536, rounds),
-    chase(1024, 64, '64 KiB', rounds),
-    chase(1024, 4160, '1024 pages', rounds),
-    chase(65_536, 4160, '260 MiB', rounds),
+    () => touch(512, passes),
+    () => touch(4096, passes),
+    () => touch(65_536, passes),
+    () => chase(1024, 64, '64 KiB', passes),
+    () => chase(1024, 4160, '1024 pages', passes),
+    () => chase(65_536, 4160, '260 MiB', passes),
   ];
-  for (const c of cases) {
+  for (const make of cases) {
+    const c = make();
     announce(`translate: ${c.name}`);
-    samples.push(...guestSamples(c, rounds));
+    samples.push(...(await guestSamples(c, rounds)));
   }
   return samples;
 };
 
 /** One program under one and under two stages, pass by pass in turn with the plain accesses. */
-const guestSamples = (c: GuestCase, rounds: number): Samples[] => {
-  const image = readElf(guestFile(c.program));
-  const benches: [string, GuestBench][] = [
-    ['one stage', oneStageBench(image, roundUp(c.memoryBytes), c.parameters)],
-    ['two stages', twoStageBench(image, roundUp(c.memoryBytes), c.parameters)],
-  ];
-  const kinds = c.program === 'bench-touch' ? ['load', 'store'] : ['load'];
-  const rows: Samples[] = [];
-  for (const kind of kinds) {
-    const timed = benches.map(([stages, bench]) => ({
-      bench,
-      time: newSamples(`${c.name}, ${kind}, ${stages}`, 'ns'),
-      steps: newSamples(`${c.name}, ${kind}, ${stages}: steps per walk`, 'PTE reads'),
-    }));
-    for (let round = 0; round < rounds; round++) {
-      const plain = c.plain();
-      for (const { bench, time, steps } of timed) {
-        const before = bench.walks();
-        const pass = bench.nextPass();
-        if (pass === null || !Number.isFinite(accesses(pass.line)))
-          throw new Error(`${c.program}: ended early, said: ${pass?.line ?? 'nothing'}`);
-        const after = bench.walks();
-        time.samples.push((pass.ms * 1e6) / accesses(pass.line));
-        time.peers['plain access']!.push(plain);
-        const walks = after.walks - before.walks;
-        if (walks * 10 >= accesses(pass.line))
-          steps.samples.push((after.steps - before.steps) / walks);
+const guestSamples = async (c: GuestCase, rounds: number): Promise<Samples[]> => {
+  const { program, memoryBytes, parameters } = c;
+  const processes = ([1, 2] as const).map((stages) => ({
+    what: stages === 1 ? 'one stage' : 'two stages',
+    process: new GuestProcess({ program, stages, memoryBytes, parameters }),
+  }));
+  try {
+    const rows: Samples[] = [];
+    for (const kind of c.kinds) {
+      const timed = processes.map(({ what, process }) => ({
+        process,
+        time: newSamples(`${c.name}, ${kind}, ${what}`, 'ns'),
+        steps: newSamples(`${c.name}, ${kind}, ${what}: steps a walk`, 'PTE reads'),
+      }));
+      for (let round = -WARM_UP; round < rounds; round++) {
+        const plain = c.plain();
+        for (const { process, time, steps } of timed) {
+          const pass = await process.nextPass();
+          if (round < 0) continue;
+          const accesses = numberIn(pass.line, c.counted);
+          time.samples.push((pass.ms * 1e6) / accesses);
+          time.peers['plain access']!.push(plain);
+          if (pass.walks >= accesses * WALKS_WORTH_A_ROW)
+            steps.samples.push(pass.steps / pass.walks);
+        }
+      }
+      for (const { time, steps } of timed) {
+        rows.push(time);
+        if (steps.samples.length === rounds) rows.push({ ...steps, peers: {} });
       }
     }
-    for (const { time, steps } of timed) {
-      rows.push(time);
-      if (steps.samples.length === rounds) rows.push({ ...steps, peers: {} });
-    }
+    return rows;
+  } finally {
+    for (const { process } of processes) process.stop();
   }
-  return rows;
 };
-
-const accesses = (line: string): number =>
-  line.includes('loads') ? numberIn(line, 'loads') : numberIn(line, 'touches');
 
 const newSamples = (name: string, unit: string): Samples => ({
   suite: 'translate',

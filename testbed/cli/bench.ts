@@ -7,7 +7,9 @@ import { Progress } from './progress.ts';
 import { alignRows, paint, wantsColour } from './table.ts';
 import { EXIT_OK, UsageError } from './usage-error.ts';
 
-const SUITES: Record<string, (rounds: number, announce: Announce) => Samples[]> = {
+type Suite = (rounds: number, announce: Announce) => Promise<Samples[]>;
+
+const SUITES: Record<string, Suite> = {
   translate: translateSuite,
   hart: hartSuite,
 };
@@ -23,9 +25,9 @@ export const benchCommand = async (words: string[]): Promise<number> => {
     if (!Object.hasOwn(SUITES, name))
       throw new UsageError(`bench: no suite ${name}, there are ${Object.keys(SUITES).join(', ')}`);
   const progress = new Progress();
-  const rows = names.flatMap((name) =>
-    SUITES[name]!(rounds, (what) => progress.update(() => what)).map(rowOf),
-  );
+  const rows: BenchRow[] = [];
+  for (const name of names)
+    rows.push(...(await SUITES[name]!(rounds, (what) => progress.update(() => what))).map(rowOf));
   progress.clear();
   if (values['json'] === true) process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
   else process.stdout.write(`${table(rows, wantsColour(process.stdout)).join('\n')}\n`);
