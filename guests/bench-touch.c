@@ -6,7 +6,8 @@
  *
  * Parameters: 0 = pages (default 65,536; fewer where memory does not hold them), 1 = passes of
  * each kind (default 4; loads first, then stores), 2 = how often a pass goes over the pages
- * (default 1; more for few pages, so that a pass takes much longer than the line it prints).
+ * (default 1; more for few pages, so that a pass takes much longer than the line it prints), 3 = 1
+ * for loads alone, 2 for stores alone (default both).
  */
 #include "fdt.h"
 #include "print.h"
@@ -80,7 +81,9 @@ int main(u64 hart, const void *fdt)
     sv39_enable(root, 1);
 
     store_pass(pages); /* every frame exists from here on */
-    measure("load", load_pass, pages, parameter(1, 4), parameter(2, 1));
-    measure("store", store_pass, pages, parameter(1, 4), parameter(2, 1));
+    if (parameter(3, 3) & 1)
+        measure("load", load_pass, pages, parameter(1, 4), parameter(2, 1));
+    if (parameter(3, 3) & 2)
+        measure("store", store_pass, pages, parameter(1, 4), parameter(2, 1));
     return 0;
 }

@@ -3,7 +3,7 @@
  * beside the same accesses without any translation.
  */
 import { numberIn } from './guest-bench.ts';
-import { GuestProcess } from './guest-process.ts';
+import { ENDLESS, GuestProcess } from './guest-process.ts';
 import { plainChaser, plainToucher } from './plain-access.ts';
 import type { Samples } from './row.ts';
 import { translateRows } from './translate-core.ts';
@@ -12,8 +12,8 @@ const MIB = 2 ** 20;
 /** Page touches of one pass, at least. */
 const TOUCHES = 2 ** 18;
 const LOADS = 2 ** 20;
-/** Passes before the first that counts: they fault memory in and warm V8 up. */
-const WARM_UP = 3;
+/** Rounds before the first that counts: they fault memory in and warm V8 up. */
+const WARM_UP = 2;
 /** Below this share of accesses that walk, steps per walk say nothing. */
 const WALKS_WORTH_A_ROW = 0.5;
 
@@ -27,32 +27,31 @@ interface GuestCase {
   parameters: number[];
   /** What a pass line counts its accesses by. */
   counted: string;
-  /** The kinds of access the program measures, in its order. */
-  kinds: string[];
   /** The same accesses without translation: nanoseconds an access. */
   plain(): number;
 }
 
-const touch = (pages: number, passes: number): GuestCase => {
+/** Parameter 3 of bench-touch. */
+const KINDS = { load: 1, store: 2 } as const;
+
+const touch = (pages: number, kind: keyof typeof KINDS): GuestCase => {
   const times = Math.max(1, TOUCHES / pages);
   return {
     program: 'bench-touch',
-    name: `page touch, ${pages} pages`,
+    name: `page touch, ${pages} pages, ${kind}`,
     memoryBytes: roundUp(pages * 4096 + 32 * MIB),
-    parameters: [pages, passes, times],
+    parameters: [pages, ENDLESS, times, KINDS[kind]],
     counted: 'touches',
-    kinds: ['load', 'store'],
     plain: plainToucher(pages, times),
   };
 };
 
-const chase = (nodes: number, spacing: number, what: string, passes: number): GuestCase => ({
+const chase = (nodes: number, spacing: number, what: string): GuestCase => ({
   program: 'bench-chase',
   name: `pointer chase, ${what}`,
   memoryBytes: roundUp(nodes * spacing + 32 * MIB),
-  parameters: [nodes, spacing, LOADS, passes],
+  parameters: [nodes, spacing, LOADS, ENDLESS],
   counted: 'loads',
-  kinds: ['load'],
   plain: plainChaser(nodes, spacing, LOADS / 4),
 });
 
@@ -60,14 +59,14 @@ const chase = (nodes: number, spacing: number, what: string, passes: number): Gu
 export const translateSuite = async (rounds: number, announce: Announce): Promise<Samples[]> => {
   announce('translate: from TypeScript');
   const samples: Samples[] = [...translateRows(rounds)];
-  const passes = rounds + WARM_UP;
   const cases = [
-    () => touch(512, passes),
-    () => touch(4096, passes),
-    () => touch(65_536, passes),
-    () => chase(1024, 64, '64 KiB', passes),
-    () => chase(1024, 4160, '1024 pages', passes),
-    () => chase(65_536, 4160, '260 MiB', passes),
+    ...[512, 4096, 65_536].flatMap((pages) => [
+      () => touch(pages, 'load'),
+      () => touch(pages, 'store'),
+    ]),
+    () => chase(1024, 64, '64 KiB'),
+    () => chase(1024, 4160, '1024 pages'),
+    () => chase(65_536, 4160, '260 MiB'),
   ];
   for (const make of cases) {
     const c = make();
@@ -85,31 +84,25 @@ const guestSamples = async (c: GuestCase, rounds: number): Promise<Samples[]> =>
     process: new GuestProcess({ program, stages, memoryBytes, parameters }),
   }));
   try {
-    const rows: Samples[] = [];
-    for (const kind of c.kinds) {
-      const timed = processes.map(({ what, process }) => ({
-        process,
-        time: newSamples(`${c.name}, ${kind}, ${what}`, 'ns'),
-        steps: newSamples(`${c.name}, ${kind}, ${what}: steps a walk`, 'PTE reads'),
-      }));
-      for (let round = -WARM_UP; round < rounds; round++) {
-        const plain = c.plain();
-        for (const { process, time, steps } of timed) {
-          const pass = await process.nextPass();
-          if (round < 0) continue;
-          const accesses = numberIn(pass.line, c.counted);
-          time.samples.push((pass.ms * 1e6) / accesses);
-          time.peers['plain access']!.push(plain);
-          if (pass.walks >= accesses * WALKS_WORTH_A_ROW)
-            steps.samples.push(pass.steps / pass.walks);
-        }
-      }
-      for (const { time, steps } of timed) {
-        rows.push(time);
-        if (steps.samples.length === rounds) rows.push({ ...steps, peers: {} });
+    const timed = processes.map(({ what, process }) => ({
+      process,
+      time: newSamples(`${c.name}, ${what}`, 'ns'),
+      steps: newSamples(`${c.name}, ${what}: steps a walk`, 'PTE reads'),
+    }));
+    for (let round = -WARM_UP; round < rounds; round++) {
+      const plain = c.plain();
+      for (const { process, time, steps } of timed) {
+        const pass = await process.nextPass();
+        if (round < 0) continue;
+        const accesses = numberIn(pass.line, c.counted);
+        time.samples.push((pass.ms * 1e6) / accesses);
+        time.peers['plain access']!.push(plain);
+        if (pass.walks >= accesses * WALKS_WORTH_A_ROW) steps.samples.push(pass.steps / pass.walks);
       }
     }
-    return rows;
+    return timed.flatMap(({ time, steps }) =>
+      steps.samples.length === rounds ? [time, { ...steps, peers: {} }] : [time],
+    );
   } finally {
     for (const { process } of processes) process.stop();
   }
