@@ -189,13 +189,13 @@ export class HostMachine {
   }
 
   /**
-   * One turn of one actor, and a pass of the sanitizer when one is due.
+   * One turn of one actor, and a pass of the sanitizer when there is activity and one is due.
    * @param budget instructions that may retire in it, at most
    * @returns false when nothing can happen any more
    */
   step(budget: number): boolean {
     const going = this.scheduler.step(budget);
-    if (this.clock.now >= this.nextSanitizerPass && this.quiet) this.sanitize();
+    if (this.k.watched && this.clock.now >= this.nextSanitizerPass && this.quiet) this.sanitize();
     return going;
   }
 
