@@ -16,3 +16,4 @@ export { Ns16550 } from './ns16550.ts';
 export type { Ns16550Config, Ns16550State } from './ns16550.ts';
 export { Plic } from './plic.ts';
 export type { PlicConfig, PlicState } from './plic.ts';
+export { EmptyVirtioSlot } from './virtio-mmio.ts';

@@ -33,6 +33,7 @@ import {
 } from '#emu';
 import { LineConsole, type LineListener } from './console.ts';
 import { ramSink } from './ram-sink.ts';
+import { attachVirtioSlots } from './virtio-slots.ts';
 
 export interface BareConfig {
   ramBytes: number;
@@ -113,6 +114,7 @@ export class BareMachine {
     bus.attach(UART_BASE, UART_BYTES, uart, 'uart');
     bus.attach(FINISHER_BASE, FINISHER_BYTES, finisher, 'finisher');
     bus.attach(DMA_ENGINE_BASE, DMA_ENGINE_BYTES, dma, 'dma');
+    attachVirtioSlots(bus);
   }
 
   /**

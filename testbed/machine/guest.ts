@@ -67,6 +67,7 @@ import {
 import { fileById, type GuestRange } from '../actors/targets.ts';
 import { LineConsole, type LineListener } from './console.ts';
 import { GUEST_RAM_GPA, GUEST_RAM_HVA, type GuestConfig } from './guest-config.ts';
+import { attachVirtioSlots } from './virtio-slots.ts';
 
 /** How a guest ended. */
 export type GuestEnd =
@@ -181,6 +182,7 @@ export class Guest {
       this.bus.attach(gpa, lenBytes, device, name);
       if (fresh) addMmioRegion(this.vm, { gpa, lenBytes, name });
     }
+    for (const region of attachVirtioSlots(this.bus)) if (fresh) addMmioRegion(this.vm, region);
   }
 
   /**

@@ -109,7 +109,7 @@ export class HostMachine {
       policy: createPolicy(config.policy),
       ...(state === undefined ? {} : { state: state.kernel }),
     });
-    this.k.watched = config.guests.some((guest) => guest.activity !== null);
+    this.k.watched = true;
     this.k.checked = options.checked ?? false;
     Object.assign(this.k.sabotage, options.sabotage);
     this.kvm = createKvm(this.k, this.harts, state?.kvm);
@@ -165,6 +165,11 @@ export class HostMachine {
     guest.boot(image);
   }
 
+  /** Something moves the guests' memory. */
+  private get disturbed(): boolean {
+    return this.activities.length > 0;
+  }
+
   /** The hart that host processes run on. */
   get hostHart(): Hart {
     return this.harts[this.harts.length - 1]!;
@@ -195,7 +200,7 @@ export class HostMachine {
    */
   step(budget: number): boolean {
     const going = this.scheduler.step(budget);
-    if (this.k.watched && this.clock.now >= this.nextSanitizerPass && this.quiet) this.sanitize();
+    if (this.disturbed && this.clock.now >= this.nextSanitizerPass && this.quiet) this.sanitize();
     return going;
   }
 
