@@ -60,6 +60,7 @@ export interface HostState {
   /** Sanitizer passes so far. */
   sanitizerPasses: number;
   nextSanitizerPass: number;
+  violations: string[];
 }
 
 /** Is this what HostMachine.save() makes? By its fields: a file can be anything. */
@@ -117,7 +118,7 @@ export class HostMachine {
     this.scheduler = new Scheduler(this.clock, this.rng);
     this.guests = [];
     this.activities = [];
-    this.violations = [];
+    this.violations = [...(state?.violations ?? [])];
     this.sanitizerPasses = state?.sanitizerPasses ?? 0;
     this.nextSanitizerPass = state?.nextSanitizerPass ?? SANITIZER_GAP;
     this.running = null;
@@ -244,6 +245,7 @@ export class HostMachine {
       activities: this.activities.map((activity) => activity.save()),
       sanitizerPasses: this.sanitizerPasses,
       nextSanitizerPass: this.nextSanitizerPass,
+      violations: [...this.violations],
     };
   }
 }
