@@ -88,6 +88,10 @@ export class HartCore {
   /** Exceptions taken since `trapsAt` instructions of the slice had retired. */
   trapsInARow: number;
   trapsAt: number;
+  /** The first of them: its cause, and pc of the instruction. */
+  firstTrapCause: number;
+  firstTrapPcLo: number;
+  firstTrapPcHi: number;
 
   /** Physical offset of the LR reservation; 0 = none. */
   reservation: number;
@@ -145,6 +149,9 @@ export class HartCore {
     this.sliceLimit = 0;
     this.limit = 0;
     this.trapsInARow = 0;
+    this.firstTrapCause = 0;
+    this.firstTrapPcLo = 0;
+    this.firstTrapPcHi = 0;
     this.trapsAt = 0;
     this.reservation = 0;
     this.valueLo = 0;

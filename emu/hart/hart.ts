@@ -34,7 +34,7 @@ import { wakesUp } from './interrupts.ts';
 import { armTimers, hartTarget } from './timers.ts';
 import { sretHs } from './trap.ts';
 
-export { EXIT_BUDGET, EXIT_HOST_TRAP, EXIT_TRAP_LOOP, EXIT_WFI } from './interpreter.ts';
+export { EXIT_BUDGET, EXIT_HOST_TRAP, EXIT_TRAP_LOOP, EXIT_WFI } from './exit.ts';
 
 /** What is saved of a hart beside its block in the memory. */
 export interface HartState {
@@ -158,6 +158,12 @@ export class Hart {
     core.i32[core.instretAt] = lo;
     if (lo >= 2 ** 32) core.i32[core.instretAt + 1]!++;
     return exit;
+  }
+
+  /** After EXIT_TRAP_LOOP: what the first exception of the row was, and the pc it came from. */
+  get firstTrap(): { cause: number; pc: bigint } {
+    const { firstTrapCause, firstTrapPcLo, firstTrapPcHi } = this.core;
+    return { cause: firstTrapCause, pc: joined(firstTrapPcLo, firstTrapPcHi) };
   }
 
   /**

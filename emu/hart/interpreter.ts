@@ -26,43 +26,19 @@ import { executeAtomic } from './atomics.ts';
 import { executeBitmanip } from './bitmanip.ts';
 import { SLOT_RECORD_WORDS } from './code-cache.ts';
 import { COUNT_ACCESSES, type HartCore } from './core.ts';
+import { deliver } from './deliver.ts';
+import { EXIT_BUDGET, EXIT_HOST_TRAP, EXIT_WFI } from './exit.ts';
 import { FETCH_FAULT, decodeAt, fetchOffset, rawInstruction } from './fetch.ts';
 import { TO_HS, wakesUp } from './interrupts.ts';
 import { executeMulDiv } from './muldiv.ts';
 import { executeSystem, SYSTEM_JUMP, SYSTEM_NEXT, SYSTEM_TRAP, SYSTEM_WAIT } from './system.ts';
 import { executeShift } from './shift.ts';
-import { takeException, takeInterrupt } from './trap.ts';
-
-/** run() has retired its whole budget. */
-export const EXIT_BUDGET = 0;
-/** The hart waits (WFI, retired) and no enabled interrupt is pending. */
-export const EXIT_WFI = 1;
-/** A trap was taken to HS-mode, which TypeScript plays (hostIsHs). */
-export const EXIT_HOST_TRAP = 2;
-
-/**
- * Exceptions follow each other and nothing retires between them: the trap vector leads to code that
- * traps at once. The hart would do this for ever, at no cost in machine time.
- */
-export const EXIT_TRAP_LOOP = 3;
-/** Exceptions in a row that are taken to be such a loop; nested handlers of real software are few. */
-const TRAPS_IN_A_ROW = 64;
+import { takeInterrupt } from './trap.ts';
 
 /** How a system instruction left the inner loop. */
 const LEFT_NORMALLY = 0;
 const LEFT_BY_JUMP = 1;
 const LEFT_BY_WAIT = 2;
-
-/** Takes the exception that is set up. Returns EXIT_BUDGET to go on, or the exit. */
-const deliver = (core: HartCore, record: number, imm: number): number => {
-  if (core.trapsAt !== core.retired) {
-    core.trapsAt = core.retired;
-    core.trapsInARow = 0;
-  }
-  core.trapsInARow++;
-  if (takeException(core, record, imm) === TO_HS && core.hostIsHs) return EXIT_HOST_TRAP;
-  return core.trapsInARow < TRAPS_IN_A_ROW ? EXIT_BUDGET : EXIT_TRAP_LOOP;
-};
 
 const makeInterpreter = (): ((core: HartCore) => number) => {
   const PAGE_END = op.OP_PAGE_END;
