@@ -5,9 +5,10 @@ import { bareCommand } from './cli/bare.ts';
 import { benchCommand } from './cli/bench.ts';
 import { fightCommand } from './cli/fight.ts';
 import { helpText, isCommand } from './cli/help.ts';
+import { reasonOf } from './cli/input.ts';
 import { resumeCommand } from './cli/resume.ts';
 import { runCommand } from './cli/run.ts';
-import { EXIT_FAILED, EXIT_OK, EXIT_USAGE, UsageError } from './cli/usage-error.ts';
+import { EXIT_FAILED, EXIT_OK, EXIT_USAGE, FailureError, UsageError } from './cli/usage-error.ts';
 import { version } from './cli/version.ts';
 
 /** A command gets its words and returns the exit code. */
@@ -21,6 +22,9 @@ const COMMANDS: Record<string, Command> = {
   bench: benchCommand,
 };
 
+const unknownCommand = (word: string): UsageError =>
+  new UsageError(`unknown command ${word}: see gupbed --help`);
+
 const main = async (words: string[]): Promise<number> => {
   const [first, ...rest] = words;
   if (first === '--version' || first === '-V') {
@@ -29,12 +33,13 @@ const main = async (words: string[]): Promise<number> => {
   }
   if (first === undefined || first === '--help' || first === '-h' || first === 'help') {
     const topic = first === 'help' ? rest[0] : undefined;
+    if (topic !== undefined && !isCommand(topic)) throw unknownCommand(topic);
     process.stdout.write(helpText(topic));
     return first === undefined ? EXIT_USAGE : EXIT_OK;
   }
-  if (first === GUEST_BENCH_COMMAND) return guestBenchCommand(rest);
+  if (first === GUEST_BENCH_COMMAND && process.send !== undefined) return guestBenchCommand(rest);
   if (first.startsWith('-')) throw new UsageError(`unknown option ${first}: see gupbed --help`);
-  if (!isCommand(first)) throw new UsageError(`unknown command ${first}: see gupbed --help`);
+  if (!isCommand(first)) throw unknownCommand(first);
   if (rest.includes('--help') || rest.includes('-h')) {
     process.stdout.write(helpText(first));
     return EXIT_OK;
@@ -45,17 +50,20 @@ const main = async (words: string[]): Promise<number> => {
 // A reader that has seen enough (`| head`) closes the pipe: end as any filter does.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit(EXIT_OK);
-  throw error;
+  process.stderr.write(`gupbed: standard output: ${reasonOf(error)}\n`);
+  process.exit(EXIT_FAILED);
 });
+// Whoever was to read what is wrong has gone: the exit code still says it.
+process.stderr.on('error', () => {});
 
 main(process.argv.slice(2)).then(
   (code) => {
     process.exitCode = code;
   },
   (error: unknown) => {
-    if (error instanceof UsageError) {
+    if (error instanceof UsageError || error instanceof FailureError) {
       process.stderr.write(`gupbed: ${error.message}\n`);
-      process.exitCode = EXIT_USAGE;
+      process.exitCode = error instanceof UsageError ? EXIT_USAGE : EXIT_FAILED;
       return;
     }
     // A broken rule of our own: say what and where, once.

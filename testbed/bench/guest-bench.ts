@@ -4,6 +4,7 @@
  */
 import { type ElfImage, RAM_BASE } from '#emu';
 import { guestDeviceTree } from '#kvm';
+import { FailureError } from '../cli/usage-error.ts';
 import { BareMachine } from '../machine/bare.ts';
 import { HostMachine } from '../machine/host.ts';
 import { FIRMWARE_PA, firmware } from './firmware.ts';
@@ -45,12 +46,17 @@ class Stopwatch {
   }
 }
 
+/** Page walks of all harts since the start, and the page-table entries they read. */
+export interface Walks {
+  walks: number;
+  steps: number;
+}
+
 /** A program and its machine, run pass by pass so that several can be interleaved. */
 export interface GuestBench {
   /** Runs until the next line is printed. @returns null at the end */
   nextPass(): Pass | null;
-  /** Page-table entries read and walks, by all harts, since the start. */
-  walks(): { walks: number; steps: number };
+  walks(): Walks;
 }
 
 const takeNext = (watch: Stopwatch, step: () => boolean): Pass | null => {
@@ -118,7 +124,9 @@ export const oneStageBench = (
   };
 };
 
-const walksOf = (harts: readonly { mmu: { counts(): { walks: number; walkSteps: number } } }[]) => {
+const walksOf = (
+  harts: readonly { mmu: { counts(): { walks: number; walkSteps: number } } }[],
+): Walks => {
   let walks = 0;
   let steps = 0;
   for (const { mmu } of harts) {
@@ -129,6 +137,12 @@ const walksOf = (harts: readonly { mmu: { counts(): { walks: number; walkSteps: 
   return { walks, steps };
 };
 
-/** The number after `word` in a line of key-value pairs. */
-export const numberIn = (line: string, word: string): number =>
-  Number(new RegExp(`\\b${word} (\\d+)`).exec(line)?.[1] ?? Number.NaN);
+/**
+ * The number after `word` in a line of key-value pairs.
+ * @throws FailureError where the program has printed something else
+ */
+export const numberIn = (line: string, word: string): number => {
+  const digits = new RegExp(`\\b${word} (\\d+)`).exec(line)?.[1];
+  if (digits === undefined) throw new FailureError(`bench: a program printed: ${line}`);
+  return Number(digits);
+};

@@ -6,6 +6,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { guestFile } from '../cli/guest-file.ts';
 import { readElf } from '../cli/input.ts';
+import { EXIT_OK, FailureError } from '../cli/usage-error.ts';
 import { type GuestBench, oneStageBench, type Pass, twoStageBench } from './guest-bench.ts';
 
 /** The command-line word that makes a process such a child. Not a command for users. */
@@ -34,27 +35,40 @@ export interface GuestPass extends Pass {
 /** A program in its process. */
 export class GuestProcess {
   private readonly child: ChildProcess;
+  private readonly program: string;
+  /** Rejects the pass that is waited for: the process has gone. */
+  private onGone: (how: string) => void;
 
   constructor(job: GuestBenchJob) {
+    this.program = job.program;
+    this.onGone = () => {};
     this.child = fork(process.argv[1]!, [GUEST_BENCH_COMMAND, JSON.stringify(job)], {
       execArgv: process.execArgv,
     });
+    this.child.on('error', (error) => this.onGone(error.message));
+    this.child.on('exit', (code, signal) => this.onGone(signal ?? `exit code ${code}`));
   }
 
-  /** Lets it warm up and then run one pass. @throws Error when the program ends instead */
+  /** Lets it warm up and then run one pass. @throws FailureError when the program ends instead */
   async nextPass(): Promise<GuestPass> {
-    return new Promise((resolve, reject) => {
-      const ended = (): void => reject(new Error('a benchmark program ended early'));
-      this.child.once('exit', ended);
-      this.child.once('message', (pass) => {
-        this.child.off('exit', ended);
-        if (pass === null) ended();
-        else resolve(pass as GuestPass);
+    const { child, program } = this;
+    try {
+      return await new Promise((resolve, reject) => {
+        this.onGone = (how) => reject(new FailureError(`bench: ${program} ended early: ${how}`));
+        child.once('message', (pass) => {
+          if (pass === null) this.onGone('no passes left');
+          else resolve(pass as GuestPass);
+        });
+        if (child.exitCode === null && child.signalCode === null) child.send('next');
+        else this.onGone(child.signalCode ?? `exit code ${child.exitCode}`);
       });
-      this.child.send('next');
-    });
+    } finally {
+      this.onGone = () => {};
+      child.removeAllListeners('message');
+    }
   }
 
+  /** Lets the process end. */
   stop(): void {
     if (this.child.connected) this.child.disconnect();
   }
@@ -76,11 +90,10 @@ export const guestBenchCommand = async (words: string[]): Promise<number> => {
       pass = bench.nextPass();
     }
     const after = bench.walks();
-    process.send?.(
-      pass === null
-        ? null
-        : { ...pass, walks: after.walks - before.walks, steps: after.steps - before.steps },
-    );
+    const walks = after.walks - before.walks;
+    const steps = after.steps - before.steps;
+    // A parent that has gone meanwhile is no error of ours: 'disconnect' follows.
+    process.send?.(pass === null ? null : { ...pass, walks, steps }, undefined, {}, () => {});
   });
-  return new Promise((resolve) => process.on('disconnect', () => resolve(0)));
+  return new Promise((resolve) => process.on('disconnect', () => resolve(EXIT_OK)));
 };

@@ -26,6 +26,20 @@ export interface Samples {
   peers: Record<string, number[]>;
 }
 
+/** The limit that translation is held against. */
+export const PLAIN_ACCESS = 'plain access';
+
+/** A figure of suite `translate` that has no sample yet, beside plain accesses. */
+export const translateSamples = (name: string, unit: string): Samples => ({
+  suite: 'translate',
+  name,
+  unit,
+  better: 'lower',
+  samples: [],
+  peers: { [PLAIN_ACCESS]: [] },
+});
+
+/** NaN of none. */
 export const median = (samples: readonly number[]): number => {
   const sorted = [...samples].sort((a, b) => a - b);
   const middle = sorted.length >> 1;
@@ -33,6 +47,7 @@ export const median = (samples: readonly number[]): number => {
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 };
 
+/** The row of a figure. @param s with as many samples of each peer as of its own */
 export const rowOf = (s: Samples): BenchRow => {
   const ratios: Record<string, number> = {};
   const peers: Record<string, number> = {};

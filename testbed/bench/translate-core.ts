@@ -1,6 +1,6 @@
 /**
- * Benchmark of address translation as TypeScript calls it: a TLB hit, a miss with one stage, a miss with
- * two, a switch of contexts and fences, each beside a plain typed-array access of the same round.
+ * Benchmark of address translation as TypeScript calls it: a TLB hit and a miss with one stage and with
+ * two, and a switch of contexts, each beside a plain typed-array access of the same round.
  *
  * All page tables are built in the machine's RAM: a guest of 256 MiB in 4 KiB pages, in both stages.
  */
@@ -24,17 +24,7 @@ import {
   RAM_OFFSET,
   RAM_PFN_BASE,
 } from '#emu';
-
-/** One measured operation: a sample per round, in nanoseconds an operation. */
-export interface TranslateRow {
-  suite: 'translate';
-  name: string;
-  unit: 'ns';
-  better: 'lower';
-  samples: number[];
-  /** Samples of what it is compared with, of the same rounds, by name. */
-  peers: Record<string, number[]>;
-}
+import { PLAIN_ACCESS, type Samples, translateSamples } from './row.ts';
 
 const PAGES = 65_536;
 const TABLES_BASE_PAGE = PAGES;
@@ -129,7 +119,7 @@ const twoStageBed = (): Bed => {
   return bed;
 };
 
-/* Each of these does `count` operations and returns a sum, so that none can be left out. */
+/* Each of these does `count` operations; sums, which are 0, so that no access can be left out. */
 
 const plainLoop = (m: PhysMemory, pages: number, count: number): number => {
   const i32 = m.i32;
@@ -158,32 +148,32 @@ const switchLoop = (mmu: Mmu, count: number): number => {
     r.priv = (i & 1) === 0 ? PRIV_U : PRIV_S;
     mmu.contextChanged();
   }
-  return count;
+  return 0;
 };
 
-const time = (work: () => number, count: number): number => {
+/** Nanoseconds an operation. @param work a loop over pages that are empty: its sum is 0 */
+const time = (work: (count: number) => number, count: number): number => {
   const start = performance.now();
-  const sum = work();
+  const sum = work(count);
   const ns = ((performance.now() - start) * 1e6) / count;
-  if (sum === 0x7eadbeef) throw new Error('translate: the pages are not empty');
+  if (sum !== 0) throw new Error('translate: the pages are not empty');
   return ns;
 };
 
 interface Case {
   name: string;
-  peer: string;
   count: number;
   work: (count: number) => number;
   limit: (count: number) => number;
 }
 
 /**
- * Runs every case in `rounds` interleaved rounds after warming up.
+ * The cases' samples: `rounds` interleaved rounds after warming up.
  *
  * `... hit` loops over 512 pages that the TLB holds; `... miss` touches 65,536 pages in sequence, each a
  * miss (the arrays have 4,096 entries); the peer of each is the plain access to the same bytes.
  */
-export const translateRows = (rounds = 7): TranslateRow[] => {
+export const translateRows = (rounds: number): Samples[] => {
   const one = oneStageBed();
   const two = twoStageBed();
   const cases: Case[] = [];
@@ -197,7 +187,6 @@ export const translateRows = (rounds = 7): TranslateRow[] => {
     ] as const)
       cases.push({
         name: `${stages} ${kind}`,
-        peer: 'plain access',
         count,
         work: (n) => loadLoop(bed.mmu, bed.memory, pages, n),
         limit: (n) => plainLoop(bed.memory, pages, n),
@@ -205,31 +194,20 @@ export const translateRows = (rounds = 7): TranslateRow[] => {
   const switching = twoStageBed();
   cases.push({
     name: 'privilege switch',
-    peer: 'plain access',
     count: 400_000,
     work: (n) => switchLoop(switching.mmu, n),
     limit: (n) => plainLoop(switching.memory, 512, n),
   });
 
-  const rows = cases.map((c): TranslateRow => {
-    for (let i = 0; i < 2; i++) {
-      c.work(c.count);
-      c.limit(c.count);
+  const warmUps = 2;
+  const rows = cases.map(({ name }) => translateSamples(name, 'ns'));
+  for (let round = -warmUps; round < rounds; round++)
+    for (const [i, { work, limit, count }] of cases.entries()) {
+      const plain = time(limit, count);
+      const ns = time(work, count);
+      if (round < 0) continue;
+      rows[i]!.peers[PLAIN_ACCESS]!.push(plain);
+      rows[i]!.samples.push(ns);
     }
-    return {
-      suite: 'translate',
-      name: c.name,
-      unit: 'ns',
-      better: 'lower',
-      samples: [],
-      peers: { [c.peer]: [] },
-    };
-  });
-  for (let round = 0; round < rounds; round++)
-    cases.forEach((c, i) => {
-      const row = rows[i];
-      row?.peers[c.peer]?.push(time(() => c.limit(c.count), c.count));
-      row?.samples.push(time(() => c.work(c.count), c.count));
-    });
   return rows;
 };

@@ -5,7 +5,7 @@
 import { numberIn } from './guest-bench.ts';
 import { ENDLESS, GuestProcess } from './guest-process.ts';
 import { plainChaser, plainToucher } from './plain-access.ts';
-import type { Samples } from './row.ts';
+import { PLAIN_ACCESS, type Samples, translateSamples } from './row.ts';
 import { translateRows } from './translate-core.ts';
 
 const MIB = 2 ** 20;
@@ -86,8 +86,8 @@ const guestSamples = async (c: GuestCase, rounds: number): Promise<Samples[]> =>
   try {
     const timed = processes.map(({ what, process }) => ({
       process,
-      time: newSamples(`${c.name}, ${what}`, 'ns'),
-      steps: newSamples(`${c.name}, ${what}: steps a walk`, 'PTE reads'),
+      time: translateSamples(`${c.name}, ${what}`, 'ns'),
+      steps: translateSamples(`${c.name}, ${what}: steps a walk`, 'PTE reads'),
     }));
     for (let round = -WARM_UP; round < rounds; round++) {
       const plain = c.plain();
@@ -96,7 +96,7 @@ const guestSamples = async (c: GuestCase, rounds: number): Promise<Samples[]> =>
         if (round < 0) continue;
         const accesses = numberIn(pass.line, c.counted);
         time.samples.push((pass.ms * 1e6) / accesses);
-        time.peers['plain access']!.push(plain);
+        time.peers[PLAIN_ACCESS]!.push(plain);
         if (pass.walks >= accesses * WALKS_WORTH_A_ROW) steps.samples.push(pass.steps / pass.walks);
       }
     }
@@ -107,14 +107,5 @@ const guestSamples = async (c: GuestCase, rounds: number): Promise<Samples[]> =>
     for (const { process } of processes) process.stop();
   }
 };
-
-const newSamples = (name: string, unit: string): Samples => ({
-  suite: 'translate',
-  name,
-  unit,
-  better: 'lower',
-  samples: [],
-  peers: { 'plain access': [] },
-});
 
 const roundUp = (bytes: number): number => Math.ceil(bytes / MIB) * MIB;

@@ -1,10 +1,12 @@
 /** `gupbed bare`: a bare-metal program on the emulated board. */
-import { CSR_MCAUSE, CSR_MEPC, CSR_MTVAL, ElfError } from '#emu';
+import { CSR_MCAUSE, CSR_MEPC, CSR_MTVAL } from '#emu';
 import { type BareEnd, BareMachine } from '../machine/bare.ts';
-import { hex, trapName } from '../report/trap-names.ts';
+import { hex, mips, speedLine } from '../report/numbers.ts';
+import { trapName } from '../report/trap-names.ts';
 import { parseCommandLine, parseCount, parseSize } from './args.ts';
-import { readElf } from './input.ts';
-import { mips, runLoop, speedLine } from './run-loop.ts';
+import { limitOf, RUN_OPTIONS, wantsJson } from './host-options.ts';
+import { readElf, refusingElf, withRoomFor } from './input.ts';
+import { runLoop } from './run-loop.ts';
 import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UsageError } from './usage-error.ts';
 
 const MIB = 2 ** 20;
@@ -19,45 +21,32 @@ interface Ending {
 }
 
 export const bareCommand = async (words: string[]): Promise<number> => {
-  const { values, positionals } = parseCommandLine('bare', words, {
+  const args = parseCommandLine('bare', words, {
     memory: { type: 'string', default: '64M' },
     harts: { type: 'string', default: '1' },
-    'max-instructions': { type: 'string' },
-    json: { type: 'boolean', default: false },
+    ...RUN_OPTIONS,
   });
+  const { values, positionals } = args;
   if (positionals.length !== 1)
     throw new UsageError('bare: name one program, as in: gupbed bare FILE.elf');
   const file = positionals[0]!;
   const ramBytes = parseSize('--memory', String(values['memory']), MIB, 3072 * MIB);
   const harts = parseCount('--harts', String(values['harts']), 1, 8);
-  const limitText = values['max-instructions'];
-  const limit =
-    limitText === undefined
-      ? Number.POSITIVE_INFINITY
-      : parseCount('--max-instructions', String(limitText), 1, Number.MAX_SAFE_INTEGER);
-  const json = values['json'] === true;
+  const limit = limitOf(args);
+  const json = wantsJson(args);
   const image = readElf(file);
-  const machine = new BareMachine({
-    ramBytes,
-    harts,
-    onLine: (line) => {
-      if (!json) process.stdout.write(`${line}\n`);
-    },
-  });
-  try {
-    machine.load(image);
-  } catch (error) {
-    if (error instanceof ElfError) throw new UsageError(`${file}: ${error.message}`);
-    throw error;
-  }
+  const onLine = (line: string): void => {
+    if (!json) process.stdout.write(`${line}\n`);
+  };
+  const machine = withRoomFor(ramBytes, () => new BareMachine({ ramBytes, harts, onLine }));
+  refusingElf(file, () => machine.load(image));
   let left = limit;
-  const started = performance.now();
   const { outcome, seconds } = await runLoop(
     () => {
       left -= machine.step(left);
       return machine.end === null && left > 0;
     },
-    () => speedLine(machine.clock.now, (performance.now() - started) / 1000),
+    (passed) => speedLine(machine.retired, passed),
   );
   machine.console.finish();
   const ending = endingOf(machine, outcome === 'interrupted');
@@ -73,16 +62,15 @@ export const bareCommand = async (words: string[]): Promise<number> => {
       host: { seconds, mips: mips(machine.retired, seconds) },
     };
     process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
-  } else if (ending.code !== EXIT_OK) {
-    process.stderr.write(`gupbed: ${ending.message}\n`);
   }
+  if (ending.code !== EXIT_OK) process.stderr.write(`gupbed: ${ending.message}\n`);
   return ending.code;
 };
 
 const endingOf = (machine: BareMachine, interrupted: boolean): Ending => {
   const { end } = machine;
   const first = machine.harts[0]!;
-  const pc = hex(BigInt.asUintN(64, first.pc));
+  const pc = hex(first.pc);
   if (end === null) {
     if (interrupted)
       return {
@@ -107,10 +95,10 @@ const endingOf = (machine: BareMachine, interrupted: boolean): Ending => {
     }
     case 'trap-loop': {
       const hart = machine.harts[end.hart]!;
-      const cause = Number(hart.readCsr(CSR_MCAUSE));
-      const at = hex(BigInt.asUintN(64, hart.readCsr(CSR_MEPC)));
-      const tval = hex(BigInt.asUintN(64, hart.readCsr(CSR_MTVAL)));
-      const message = `hart ${end.hart} traps without end at pc ${at}: ${trapName(cause)} (cause ${cause}), mtval ${tval}`;
+      const { cause, pc: trappedAt } = hart.firstTrap;
+      const at = hex(trappedAt);
+      const last = Number(hart.readCsr(CSR_MCAUSE));
+      const message = `hart ${end.hart}: ${trapName(cause)} (cause ${cause}) at pc ${at}, and no end of traps after it: ${trapName(last)} at pc ${hex(hart.readCsr(CSR_MEPC))}`;
       return { kind: 'trap-loop', code: EXIT_FAILED, message, pc: at, cause };
     }
     case 'asleep':

@@ -2,9 +2,9 @@
 import { type BenchRow, rowOf, type Samples } from '../bench/row.ts';
 import { hartSuite } from '../bench/hart.ts';
 import { type Announce, translateSuite } from '../bench/translate.ts';
+import { alignRows, paint, wantsColour } from '../report/table.ts';
 import { parseCommandLine, parseCount } from './args.ts';
 import { Progress } from './progress.ts';
-import { alignRows, paint, wantsColour } from './table.ts';
 import { EXIT_OK, UsageError } from './usage-error.ts';
 
 type Suite = (rounds: number, announce: Announce) => Promise<Samples[]>;
@@ -34,7 +34,8 @@ export const benchCommand = async (words: string[]): Promise<number> => {
   return EXIT_OK;
 };
 
-const number = (n: number): string => (n >= 100 ? n.toFixed(0) : n.toFixed(2));
+/** Three digits that count, about. */
+const figure = (n: number): string => (n >= 100 ? n.toFixed(0) : n.toFixed(2));
 
 const table = (rows: BenchRow[], colour: boolean): string[] => {
   const head = ['', 'median', 'min', 'max', 'unit', 'beside it', 'ratio'];
@@ -42,10 +43,10 @@ const table = (rows: BenchRow[], colour: boolean): string[] => {
     head,
     ...rows.map((row) => {
       const [peer] = Object.keys(row.ratios);
-      const beside = peer === undefined ? '' : `${peer} ${number(row.peers[peer]!)}`;
-      const ratio = peer === undefined ? '' : `${number(row.ratios[peer]!)}x`;
+      const beside = peer === undefined ? '' : `${peer} ${figure(row.peers[peer]!)}`;
+      const ratio = peer === undefined ? '' : `${figure(row.ratios[peer]!)}x`;
       const { median, min, max } = row;
-      return [row.name, number(median), number(min), number(max), row.unit, beside, ratio];
+      return [row.name, figure(median), figure(min), figure(max), row.unit, beside, ratio];
     }),
   ]);
   return [paint(colour, 'bold', lines[0]!), ...lines.slice(1)];

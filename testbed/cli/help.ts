@@ -54,6 +54,7 @@ the host migrates, write-protects, remaps and forks it under them; prints what h
 
   --seed N                 seed of every random choice (default 1)
   --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
+  --max-instructions N     stop, with exit code 1, after N retired instructions
   --save FILE --save-at N  save the machine at the first quiet moment after N instructions, and stop
   --json                   one JSON object
 
@@ -64,6 +65,7 @@ example: gupbed fight --seed 7
 Goes on with a saved machine, as if it had never stopped.
 
   --max-instructions N     stop, with exit code 1, after N retired instructions (in total)
+  --save FILE --save-at N  save it again at the first quiet moment after N instructions (in total)
   --json                   one JSON object
 
 example: gupbed resume walk.gup
@@ -81,8 +83,8 @@ example: gupbed bench translate --rounds 7
 `,
 };
 
-/** The help of a command, or the overview. */
+/** The help of a command that isCommand() knows, or the overview. */
 export const helpText = (command?: string): string =>
-  (command === undefined ? undefined : COMMANDS[command]) ?? OVERVIEW;
+  command === undefined ? OVERVIEW : COMMANDS[command]!;
 
 export const isCommand = (word: string): boolean => Object.hasOwn(COMMANDS, word);

@@ -1,24 +1,30 @@
-/** Options that `run`, `fight` and `resume` have in common. */
+/** Options that commands have in common. */
+import { accessSync, constants, statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { statSync } from 'node:fs';
 import { isPolicyName, POLICY_NAMES, type PolicyName } from '#mm';
 import { type OptionSpec, type ParsedArgs, parseCount } from './args.ts';
+import { checkTarget } from '../machine/snapshot.ts';
+import { reasonOf } from './input.ts';
 import { UsageError } from './usage-error.ts';
 
-export const LIMIT_OPTION = {
+/** Of every command that runs something. */
+export const RUN_OPTIONS = {
   'max-instructions': { type: 'string' },
-} as const satisfies OptionSpec;
-export const JSON_OPTION = {
   json: { type: 'boolean', default: false },
 } as const satisfies OptionSpec;
-export const SEED_OPTION = { seed: { type: 'string', default: '1' } } as const satisfies OptionSpec;
-export const POLICY_OPTION = {
-  policy: { type: 'string', default: 'linux-7' },
-} as const satisfies OptionSpec;
+/** Of those that run a machine with a host. */
 export const SAVE_OPTIONS = {
   save: { type: 'string' },
   'save-at': { type: 'string' },
 } as const satisfies OptionSpec;
+/** Of those that make such a machine. */
+export const SEED_OPTIONS = {
+  seed: { type: 'string', default: '1' },
+  policy: { type: 'string', default: 'linux-7' },
+} as const satisfies OptionSpec;
+
+/** All of the three. */
+export const HOST_OPTIONS = { ...SEED_OPTIONS, ...RUN_OPTIONS, ...SAVE_OPTIONS };
 
 /** Where and when to save the machine and stop. */
 export interface SavePlan {
@@ -32,34 +38,66 @@ const text = (args: ParsedArgs, name: string): string | undefined => {
   return typeof value === 'string' ? value : undefined;
 };
 
-/** Infinity without the option. */
+/** `--max-instructions`; Infinity without it. */
 export const limitOf = (args: ParsedArgs): number => {
   const value = text(args, 'max-instructions');
   if (value === undefined) return Number.POSITIVE_INFINITY;
   return parseCount('--max-instructions', value, 1, Number.MAX_SAFE_INTEGER);
 };
 
-export const seedOf = (args: ParsedArgs): number =>
+/** `--json`. */
+export const wantsJson = (args: ParsedArgs): boolean => args.values['json'] === true;
+
+/** `--seed`. */
+const seedOf = (args: ParsedArgs): number =>
   parseCount('--seed', text(args, 'seed') ?? '1', 0, 0xffff_ffff);
 
-export const policyOf = (args: ParsedArgs): PolicyName => {
+/** `--policy`. */
+const policyOf = (args: ParsedArgs): PolicyName => {
   const name = text(args, 'policy') ?? 'linux-7';
   if (!isPolicyName(name))
     throw new UsageError(`--policy ${name}: one of ${POLICY_NAMES.join(', ')}`);
   return name;
 };
 
-/** @throws UsageError when only half of it is given, or the file cannot be written */
+/**
+ * `--save` and `--save-at`; null without them.
+ * @throws UsageError when only half of it is given, or the file cannot be written
+ */
 export const savePlanOf = (args: ParsedArgs): SavePlan | null => {
   const path = text(args, 'save');
   const at = text(args, 'save-at');
   if (path === undefined && at === undefined) return null;
   if (path === undefined) throw new UsageError('--save-at goes with --save FILE');
   if (at === undefined) throw new UsageError('--save goes with --save-at N');
+  if (path === '') throw new UsageError('--save: the name is empty');
   const folder = dirname(path);
-  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory())
-    throw new UsageError(`--save ${path}: no folder ${folder}`);
-  if (statSync(path, { throwIfNoEntry: false })?.isDirectory())
-    throw new UsageError(`--save ${path}: is a directory`);
+  try {
+    if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory())
+      throw new UsageError(`--save ${path}: no folder ${folder}`);
+    checkTarget(path);
+    accessSync(folder, constants.W_OK);
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    throw new UsageError(`--save ${path}: ${reasonOf(error)}`);
+  }
   return { path, at: parseCount('--save-at', at, 1, Number.MAX_SAFE_INTEGER) };
 };
+
+/** What HOST_OPTIONS say. */
+export interface HostPlan {
+  seed: number;
+  policy: PolicyName;
+  limit: number;
+  save: SavePlan | null;
+  json: boolean;
+}
+
+/** @throws UsageError for each option that makes no sense */
+export const hostPlanOf = (args: ParsedArgs): HostPlan => ({
+  seed: seedOf(args),
+  policy: policyOf(args),
+  limit: limitOf(args),
+  save: savePlanOf(args),
+  json: wantsJson(args),
+});

@@ -1,14 +1,15 @@
 /** Runs a host machine to its end, its limit, its saving point or Ctrl-C, and reports. */
 import { CSR_VSCAUSE, CSR_VSEPC } from '#emu';
-import type { Vcpu } from '#kvm';
+import { exceptionName, type Vcpu } from '#kvm';
 import type { HostMachine } from '../machine/host.ts';
 import { writeSnapshot } from '../machine/snapshot.ts';
 import { endMessage, hostReport } from '../report/host-report.ts';
 import { hostSummary } from '../report/host-summary.ts';
-import { hex, trapName } from '../report/trap-names.ts';
+import { hex, speedLine } from '../report/numbers.ts';
+import { wantsColour } from '../report/table.ts';
 import type { SavePlan } from './host-options.ts';
-import { runLoop, speedLine } from './run-loop.ts';
-import { wantsColour } from './table.ts';
+import { reasonOf } from './input.ts';
+import { runLoop } from './run-loop.ts';
 import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UsageError } from './usage-error.ts';
 
 export interface HostRunOptions {
@@ -20,6 +21,11 @@ export interface HostRunOptions {
   summary: boolean;
 }
 
+/**
+ * The run.
+ * @returns the exit code
+ * @throws UsageError when the machine cannot be saved where it was to be
+ */
 export const runHost = async (machine: HostMachine, options: HostRunOptions): Promise<number> => {
   const { limit, save, json } = options;
   let stopped: string | null = null;
@@ -39,10 +45,7 @@ export const runHost = async (machine: HostMachine, options: HostRunOptions): Pr
     stopped = 'asleep';
     return false;
   };
-  const started = performance.now();
-  const { outcome, seconds } = await runLoop(step, () =>
-    speedLine(machine.retired, (performance.now() - started) / 1000),
-  );
+  const { outcome, seconds } = await runLoop(step, (passed) => speedLine(machine.retired, passed));
   if (outcome === 'interrupted') stopped = 'interrupted';
   if (stopped === 'saved' && save !== null) saveTo(machine, save.path);
   else if (stopped === null) machine.tearDown();
@@ -54,10 +57,11 @@ export const runHost = async (machine: HostMachine, options: HostRunOptions): Pr
     const lines = hostSummary(report, wantsColour(process.stdout));
     process.stdout.write(`\n${lines.join('\n')}\n`);
   }
-  for (const message of complaints(machine, stopped, options))
+  for (const message of remarks(machine, stopped, options))
     process.stderr.write(`gupbed: ${message}\n`);
   if (stopped === 'interrupted') return EXIT_INTERRUPTED;
   if (stopped === 'saved') return EXIT_OK;
+  if (save !== null) return EXIT_FAILED; // it was to be saved, and was not
   return report.ok ? EXIT_OK : EXIT_FAILED;
 };
 
@@ -65,7 +69,7 @@ const saveTo = (machine: HostMachine, path: string): void => {
   try {
     writeSnapshot(path, machine.save());
   } catch (error) {
-    throw new UsageError(`--save ${path}: ${(error as Error).message}`);
+    throw new UsageError(`--save ${path}: ${reasonOf(error)}`);
   }
 };
 
@@ -76,11 +80,11 @@ const whereabouts = (vcpu: Vcpu): string => {
   const pc = vcpu.hart.readCsr(CSR_VSEPC);
   const isException = cause < 1n << 63n;
   if (!isException || pc === 0n) return at;
-  return `${at}, last exception ${trapName(Number(cause))} (cause ${cause}) at pc ${hex(pc)}`;
+  return `${at}, last exception ${exceptionName(Number(cause))} (cause ${cause}) at pc ${hex(pc)}`;
 };
 
-/** What went wrong, a line each. */
-const complaints = (
+/** How the run ended where that is not as every guest wanted it, a line each. */
+const remarks = (
   machine: HostMachine,
   stopped: string | null,
   { save, json, summary }: HostRunOptions,
@@ -105,6 +109,10 @@ const complaints = (
       lines.push(`saved after ${machine.retired} instructions to ${save?.path}`);
       break;
   }
+  if (stopped === null && save !== null)
+    lines.push(
+      `--save ${save.path}: nothing saved, the run ended after ${machine.retired} instructions`,
+    );
   if (!json && !summary)
     for (const violation of machine.violations) lines.push(`sanitizer: ${violation}`);
   return lines;

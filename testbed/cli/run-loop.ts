@@ -6,17 +6,20 @@ const PIECE_MS = 40;
 
 export type LoopOutcome = 'ended' | 'interrupted';
 
-/** Host time that a run took, in seconds; its machine time does not depend on it. */
 export interface LoopResult {
   outcome: LoopOutcome;
+  /** Host time that the run took; its machine time does not depend on it. */
   seconds: number;
 }
 
 /**
  * Calls `step` until it returns false, or until Ctrl-C.
- * @param status the progress line, shown on a terminal after two seconds
+ * @param status the progress line after so many seconds, shown on a terminal after two seconds
  */
-export const runLoop = async (step: () => boolean, status: () => string): Promise<LoopResult> => {
+export const runLoop = async (
+  step: () => boolean,
+  status: (seconds: number) => string,
+): Promise<LoopResult> => {
   let interrupted = false;
   const onInterrupt = (): void => {
     interrupted = true;
@@ -24,27 +27,18 @@ export const runLoop = async (step: () => boolean, status: () => string): Promis
   process.on('SIGINT', onInterrupt);
   const progress = new Progress();
   const start = performance.now();
+  const seconds = (): number => (performance.now() - start) / 1000;
   try {
     for (let going = true; going && !interrupted; ) {
       const pieceEnd = performance.now() + PIECE_MS;
       while (going && performance.now() < pieceEnd)
         for (let i = 0; going && i < 16; i++) going = step();
-      progress.update(status);
+      progress.update(() => status(seconds()));
       await new Promise((resolve) => setImmediate(resolve));
     }
   } finally {
     progress.clear();
     process.off('SIGINT', onInterrupt);
   }
-  return {
-    outcome: interrupted ? 'interrupted' : 'ended',
-    seconds: (performance.now() - start) / 1000,
-  };
+  return { outcome: interrupted ? 'interrupted' : 'ended', seconds: seconds() };
 };
-
-/** "12.3 M instructions, 45 MIPS". */
-export const speedLine = (instructions: number, seconds: number): string =>
-  `${(instructions / 1e6).toFixed(1)} M instructions, ${mips(instructions, seconds).toFixed(0)} MIPS`;
-
-export const mips = (instructions: number, seconds: number): number =>
-  seconds > 0 ? instructions / seconds / 1e6 : 0;

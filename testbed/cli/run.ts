@@ -1,27 +1,19 @@
 /** `gupbed run`: one guest program under the hypervisor. */
 import { basename } from 'node:path';
-import { ElfError } from '#emu';
+import type { Guest } from '../machine/guest.ts';
 import {
   FIGHT_GAPS,
+  GUEST_MEMORY_DEFAULT,
   GUEST_MEMORY_MAX,
   GUEST_MEMORY_MIN,
   type HostConfig,
+  hostRamBytes,
 } from '../machine/guest-config.ts';
 import { HostMachine } from '../machine/host.ts';
-import { parseCommandLine, parseCount, parseSize } from './args.ts';
-import {
-  JSON_OPTION,
-  LIMIT_OPTION,
-  limitOf,
-  POLICY_OPTION,
-  policyOf,
-  SAVE_OPTIONS,
-  SEED_OPTION,
-  savePlanOf,
-  seedOf,
-} from './host-options.ts';
+import { formatSize, parseCommandLine, parseCount, parseSize } from './args.ts';
+import { HOST_OPTIONS, hostPlanOf } from './host-options.ts';
 import { runHost } from './host-run.ts';
-import { readElf } from './input.ts';
+import { readElf, refusingElf, withRoomFor } from './input.ts';
 import { UsageError } from './usage-error.ts';
 
 /** One hart a vCPU, and a machine has eight; the last is kept for host processes. */
@@ -29,22 +21,19 @@ const MAX_VCPUS = 7;
 
 export const runCommand = async (words: string[]): Promise<number> => {
   const args = parseCommandLine('run', words, {
-    memory: { type: 'string', default: '64M' },
+    memory: { type: 'string', default: formatSize(GUEST_MEMORY_DEFAULT) },
     harts: { type: 'string', default: '1' },
     activity: { type: 'boolean', default: false },
-    ...SEED_OPTION,
-    ...LIMIT_OPTION,
-    ...POLICY_OPTION,
-    ...SAVE_OPTIONS,
-    ...JSON_OPTION,
+    ...HOST_OPTIONS,
   });
   const { values, positionals } = args;
   if (positionals.length !== 1)
     throw new UsageError('run: name one guest program, as in: gupbed run GUEST.elf');
   const file = positionals[0]!;
+  const { seed, policy, limit, save, json } = hostPlanOf(args);
   const config: HostConfig = {
-    seed: seedOf(args),
-    policy: policyOf(args),
+    seed,
+    policy,
     guests: [
       {
         name: basename(file).replace(/\.elf$/, ''),
@@ -59,20 +48,11 @@ export const runCommand = async (words: string[]): Promise<number> => {
       },
     ],
   };
-  const limit = limitOf(args);
-  const save = savePlanOf(args);
-  const json = values['json'] === true;
   const image = readElf(file);
-  const machine = new HostMachine(config, {
-    onLine: (_guest, line) => {
-      if (!json) process.stdout.write(`${line}\n`);
-    },
-  });
-  try {
-    machine.boot(machine.guests[0]!, image);
-  } catch (error) {
-    if (error instanceof ElfError) throw new UsageError(`${file}: ${error.message}`);
-    throw error;
-  }
+  const onLine = (_guest: Guest, line: string): void => {
+    if (!json) process.stdout.write(`${line}\n`);
+  };
+  const machine = withRoomFor(hostRamBytes(config), () => new HostMachine(config, { onLine }));
+  refusingElf(file, () => machine.boot(machine.guests[0]!, image));
   return runHost(machine, { limit, save, json, summary: values['activity'] === true });
 };

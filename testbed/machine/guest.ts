@@ -22,7 +22,9 @@ import {
   DMA_ENGINE_BASE,
   DMA_ENGINE_BYTES,
   DMA_ENGINE_IRQ,
+  ElfError,
   type ElfImage,
+  type ElfSegment,
   FINISHER_BASE,
   FINISHER_BYTES,
   loadElf,
@@ -187,13 +189,19 @@ export class Guest {
 
   /**
    * Loads a program, writes the device tree behind it and starts vCPU 0.
-   * @throws ElfError when a segment is outside the guest's memory
+   * @throws ElfError when a segment is outside the guest's memory, or where the device tree goes
    */
   boot(image: ElfImage): void {
     const write = (gpa: number, bytes: Uint8Array): void => {
       const error = drive(vmWriteGuest(this.wiring.kvm, this.vm, gpa, bytes));
       if (error < 0) throw new Error(`guest memory at 0x${gpa.toString(16)}: errno ${-error}`);
     };
+    const treeGpa = GUEST_RAM_GPA + this.config.memoryBytes - TREE_ROOM_BYTES;
+    const over = image.segments.findIndex((s) => reaches(s, treeGpa, TREE_ROOM_BYTES));
+    if (over >= 0)
+      throw new ElfError(
+        `segment ${over} reaches into the last ${TREE_ROOM_BYTES / 1024} KiB of memory, which are the device tree's`,
+      );
     loadElf(image, {
       contains: (gpa, lenBytes) => vmHasMemory(this.vm, gpa, lenBytes),
       write,
@@ -204,7 +212,6 @@ export class Guest {
       memory: [{ gpa: GUEST_RAM_GPA, lenBytes: this.config.memoryBytes }],
       devices: ['plic', 'uart', 'dma-engine', 'finisher'],
     });
-    const treeGpa = GUEST_RAM_GPA + this.config.memoryBytes - TREE_ROOM_BYTES;
     write(treeGpa, tree);
     this.vcpus[0]!.boot(image.entry, treeGpa);
   }
@@ -265,6 +272,10 @@ export class Guest {
 
 /** Room at the end of guest memory for the device tree. */
 const TREE_ROOM_BYTES = 64 * 1024;
+
+/** Does a segment that is inside memory reach into [gpa, gpa + lenBytes)? */
+const reaches = (segment: ElfSegment, gpa: number, lenBytes: number): boolean =>
+  segment.pa < gpa + lenBytes && segment.pa + segment.memBytes > gpa;
 
 interface GuestMemory {
   mm: MmStruct;

@@ -6,13 +6,15 @@
  * the machine's memory, pages that hold only zeros are left out. The file is written beside its
  * name and moved into place, so that an interrupted save leaves no half of one.
  */
-import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { CODE_FLAGS, DECODE_BASE, PAGE_SIZE, type PhysMemory } from '#emu';
 
-const MAGIC = 'gupbed machine 1\n';
+/** The first line: what the file is, and which version of it. */
+const KIND = 'gupbed machine ';
+const MAGIC = `${KIND}1\n`;
 
 /** Pages with decoded instructions, which are decoded again when they are reached. */
 const DERIVED_START = DECODE_BASE / PAGE_SIZE;
@@ -58,8 +60,20 @@ export const restoreMemory = (memory: PhysMemory, image: MemoryImage): void => {
     memory.u8.set(image.bytes.subarray(i * PAGE_SIZE, (i + 1) * PAGE_SIZE), page * PAGE_SIZE);
 };
 
-/** Writes the file whole or not at all. @throws the file system's error */
+/**
+ * Refuses a name that stands for something else than a file: the move into place would put an
+ * ordinary file where a device or a pipe was.
+ * @throws Error saying what it is, or the file system's error
+ */
+export const checkTarget = (path: string): void => {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined || stat.isFile()) return;
+  throw new Error(stat.isDirectory() ? 'is a directory' : 'not a regular file');
+};
+
+/** Writes the file whole or not at all. @throws Error as checkTarget(), the file system's error */
 export const writeSnapshot = (path: string, records: unknown): void => {
+  checkTarget(path);
   const body = gzipSync(serialize(records), { level: 1 });
   const folder = mkdtempSync(join(dirname(path), '.gupbed-'));
   try {
@@ -74,7 +88,11 @@ export const writeSnapshot = (path: string, records: unknown): void => {
 /** @throws SnapshotError when the bytes are not what writeSnapshot wrote */
 export const readSnapshot = (bytes: Uint8Array): unknown => {
   const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(MAGIC.length, bytes.length));
-  if (head.toString('latin1') !== MAGIC) throw new SnapshotError('not a saved machine');
+  const firstLine = head.toString('latin1');
+  if (firstLine !== MAGIC)
+    throw new SnapshotError(
+      firstLine.startsWith(KIND) ? 'a saved machine of another version' : 'not a saved machine',
+    );
   try {
     return deserialize(gunzipSync(bytes.subarray(MAGIC.length)));
   } catch {

@@ -5,7 +5,7 @@
 import { MMU_NOTIFY_PROTECTION_PAGE, MMU_NOTIFY_PROTECTION_VMA, MMU_NOTIFY_SOFT_DIRTY } from '#mm';
 import type { Guest, GuestEnd } from '../machine/guest.ts';
 import type { HostMachine } from '../machine/host.ts';
-import { hex } from './trap-names.ts';
+import { hex, mips } from './numbers.ts';
 
 export interface GuestReport {
   name: string;
@@ -50,7 +50,11 @@ export interface HostReport {
   host: { seconds: number; mips: number; rssMiB: number };
 }
 
-/** @param stopped why the run ended before its guests did; null when they ended */
+/**
+ * The report of a run.
+ * @param stopped why the run ended before its guests did; null when they ended
+ * @param seconds of host time that the run took
+ */
 export const hostReport = (
   machine: HostMachine,
   stopped: string | null,
@@ -69,7 +73,7 @@ export const hostReport = (
     sanitizer: { passes: machine.sanitizerPasses, violations: machine.violations },
     host: {
       seconds,
-      mips: seconds > 0 ? machine.retired / seconds / 1e6 : 0,
+      mips: mips(machine.retired, seconds),
       rssMiB: Math.round(process.memoryUsage.rss() / 2 ** 20),
     },
   };
@@ -158,7 +162,7 @@ const endReport = (end: GuestEnd): Record<string, string | number> => {
   if (end.kind !== 'error') return { ...end };
   const { kind, vcpu, cause, message } = end;
   const where: Record<string, string> = end.gpa < 0 ? {} : { gpa: hex(end.gpa) };
-  return { kind, vcpu, pc: hex(BigInt.asUintN(64, end.pc)), cause, ...where, message };
+  return { kind, vcpu, pc: hex(end.pc), cause, ...where, message };
 };
 
 /** One line for a person: how a guest ended, where that was not a clean shutdown. */
@@ -171,9 +175,7 @@ export const endMessage = (guest: Guest): string | null => {
       return `${who}: the guest shut down with reason ${end.resetReason} (system failure)`;
     case 'finisher':
       return `${who}: the guest failed with code ${end.code}`;
-    case 'error': {
-      const pc = hex(BigInt.asUintN(64, end.pc));
-      return `${who}: vcpu ${end.vcpu} stopped at pc ${pc}, cause ${end.cause}: ${end.message}`;
-    }
+    case 'error':
+      return `${who}: vcpu ${end.vcpu} stopped at pc ${hex(end.pc)}, cause ${end.cause}: ${end.message}`;
   }
 };

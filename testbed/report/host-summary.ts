@@ -1,7 +1,7 @@
 /** The summary of a run on the host, for a person to read. */
-import { paint } from '../cli/table.ts';
-import { alignRows, withCommas } from '../cli/table.ts';
 import type { GuestReport, HostReport } from './host-report.ts';
+import { withCommas } from './numbers.ts';
+import { alignRows, paint } from './table.ts';
 
 /** Lines of the summary. @param colour emphasise for a terminal */
 export const hostSummary = (report: HostReport, colour: boolean): string[] => {

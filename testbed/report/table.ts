@@ -23,6 +23,3 @@ export const alignRows = (rows: string[][]): string[] => {
       .trimEnd(),
   );
 };
-
-/** 1234567 -> "1,234,567". */
-export const withCommas = (n: number): string => n.toLocaleString('en-US');
