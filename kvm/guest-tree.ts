@@ -2,10 +2,13 @@
  * The device tree that a guest gets in a1: harts, memory, and the devices of the board it has.
  *
  * Bindings: Linux Documentation/devicetree/bindings (riscv/cpus, interrupt-controller
- * riscv,cpu-intc and sifive,plic, serial/8250), Devicetree Specification 0.4 chapter 3. The DMA
- * engine's binding is ours. No CLINT: a guest's timer and IPIs are the SBI's.
+ * riscv,cpu-intc, sifive,plic and sifive,clint, serial/8250), Devicetree Specification 0.4 chapter 3.
+ * The DMA
+ * engine's binding is ours. A guest has no CLINT: its timer and IPIs are the SBI's.
  */
 import {
+  ACLINT_BASE,
+  ACLINT_BYTES,
   DMA_ENGINE_BASE,
   DMA_ENGINE_BYTES,
   DMA_ENGINE_IRQ,
@@ -52,12 +55,15 @@ export const GUEST_ISA = `rv64${GUEST_ISA_EXTENSIONS.filter((e) => e.length === 
   .map((e) => `_${e}`)
   .join('')}`;
 
-/** S-mode external interrupt, as the harts' interrupt controllers number it. */
+/** Interrupts as the harts' own controllers number them. */
+const IRQ_M_SOFT = 3;
+const IRQ_M_TIMER = 7;
 const IRQ_S_EXT = 9;
+const IRQ_M_EXT = 11;
 /** Marks a PLIC context that no hart has: the guest has no M-mode. */
 const NO_CONTEXT = 0xffff_ffff;
 
-export type GuestDevice = 'plic' | 'uart' | 'dma-engine' | 'finisher';
+export type GuestDevice = 'plic' | 'clint' | 'uart' | 'dma-engine' | 'finisher';
 
 /** What is different from guest to guest. */
 export interface GuestTreeConfig {
@@ -65,6 +71,8 @@ export interface GuestTreeConfig {
   /** RAM of the guest, in gpa. */
   memory: readonly { gpa: number; lenBytes: number }[];
   devices: readonly GuestDevice[];
+  /** The software starts in M-mode and has the whole board: its PLIC contexts too. Default false. */
+  machineMode?: boolean;
   bootargs?: string;
   /** Where an initial RAM disk was put, [start, end). */
   initrd?: { startGpa: number; endGpa: number };
@@ -180,11 +188,27 @@ const deviceNode = (device: GuestDevice, config: GuestTreeConfig): FdtNode => {
         fdtCells(
           'interrupts-extended',
           ...Array.from({ length: config.nrHarts }, (_, hart) => phandleOfHart(hart)).flatMap(
-            (phandle) => [phandle, NO_CONTEXT, phandle, IRQ_S_EXT],
+            (phandle) => [
+              phandle,
+              config.machineMode === true ? IRQ_M_EXT : NO_CONTEXT,
+              phandle,
+              IRQ_S_EXT,
+            ],
           ),
         ),
         fdtCells('riscv,ndev', PLIC_NR_SOURCES),
         fdtCells('phandle', PHANDLE_PLIC),
+      ]);
+    case 'clint':
+      return node(`clint@${ACLINT_BASE.toString(16)}`, [
+        fdtStrings('compatible', 'sifive,clint0', 'riscv,clint0'),
+        fdtCells64('reg', ACLINT_BASE, ACLINT_BYTES),
+        fdtCells(
+          'interrupts-extended',
+          ...Array.from({ length: config.nrHarts }, (_, hart) => phandleOfHart(hart)).flatMap(
+            (phandle) => [phandle, IRQ_M_SOFT, phandle, IRQ_M_TIMER],
+          ),
+        ),
       ]);
     case 'uart':
       return node(`serial@${UART_BASE.toString(16)}`, [

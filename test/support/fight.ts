@@ -1,14 +1,17 @@
 /** The main job's machine in this process, run until a guest says what it found. */
 import { readFileSync } from 'node:fs';
-import { parseElf } from '#emu';
+import { type ElfImage, parseElf } from '#emu';
 import { fightConfig, type HostConfig, HostMachine, type HostOptions } from '#testbed';
 import { guest } from './cli.ts';
+
+/** A guest program of the repository, parsed. */
+export const elfImage = (name: string): ElfImage =>
+  parseElf(new Uint8Array(readFileSync(guest(name))));
 
 /** A machine with its guests booted. */
 export const bootFight = (config: HostConfig, options: HostOptions = {}): HostMachine => {
   const machine = new HostMachine(config, options);
-  for (const g of machine.guests)
-    machine.boot(g, parseElf(new Uint8Array(readFileSync(guest(g.config.name)))));
+  for (const g of machine.guests) machine.boot(g, elfImage(g.config.name));
   return machine;
 };
 

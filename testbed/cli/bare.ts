@@ -1,5 +1,5 @@
 /** `gupbed bare`: a bare-metal program on the emulated board. */
-import { CSR_MCAUSE, CSR_MEPC, CSR_MTVAL } from '#emu';
+import { CSR_MCAUSE, CSR_MEPC } from '#emu';
 import { type BareEnd, BareMachine } from '../machine/bare.ts';
 import { hex, mips, speedLine } from '../report/numbers.ts';
 import { trapName } from '../report/trap-names.ts';

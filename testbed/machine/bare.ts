@@ -27,10 +27,12 @@ import {
   PLIC_BASE,
   PLIC_BYTES,
   PLIC_NR_SOURCES,
+  RAM_BASE,
   UART_BASE,
   UART_BYTES,
   UART_IRQ,
 } from '#emu';
+import { guestDeviceTree } from '#kvm';
 import { LineConsole, type LineListener } from './console.ts';
 import { ramSink } from './ram-sink.ts';
 import { attachVirtioSlots } from './virtio-slots.ts';
@@ -47,6 +49,8 @@ export type BareEnd =
   | { kind: 'trap-loop'; hart: number }
   | { kind: 'asleep' };
 
+/** Room for the device tree at the end of RAM. */
+const TREE_ROOM_BYTES = 64 * 1024;
 /** Instructions a hart runs before the next has its turn. */
 const QUANTUM = 10_000;
 
@@ -117,15 +121,36 @@ export class BareMachine {
     attachVirtioSlots(bus);
   }
 
+  /** Where the device tree is: at the end of RAM, as QEMU's loader puts it. */
+  get treePa(): number {
+    return RAM_BASE + this.memory.ramBytes - TREE_ROOM_BYTES;
+  }
+
   /**
-   * Loads a program and points every hart at its entry, a0 = hart id, as QEMU's reset code does.
-   * @throws ElfError when a segment is outside RAM
+   * Loads a program and the device tree, and points every hart at the entry: a0 = hart id, a1 = device
+   * tree, as QEMU's reset code does.
+   * @throws ElfError when a segment is outside RAM, or where the device tree is
    */
   load(image: ElfImage): void {
-    loadElf(image, ramSink(this.memory));
+    const { memory, treePa } = this;
+    const ram = ramSink(memory);
+    loadElf(image, {
+      ...ram,
+      contains: (pa, lenBytes) => ram.contains(pa, lenBytes) && pa + lenBytes <= treePa,
+    });
+    memory.writeBytes(
+      treePa,
+      guestDeviceTree({
+        nrHarts: this.harts.length,
+        memory: [{ gpa: RAM_BASE, lenBytes: memory.ramBytes }],
+        devices: ['plic', 'clint', 'uart', 'dma-engine', 'finisher'],
+        machineMode: true,
+      }),
+    );
     for (const hart of this.harts) {
       hart.reset(BigInt(image.entry));
       hart.setX(10, BigInt(hart.index));
+      hart.setX(11, BigInt(treePa));
     }
   }
 
