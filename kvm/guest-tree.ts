@@ -3,8 +3,7 @@
  *
  * Bindings: Linux Documentation/devicetree/bindings (riscv/cpus, interrupt-controller
  * riscv,cpu-intc, sifive,plic and sifive,clint, serial/8250), Devicetree Specification 0.4 chapter 3.
- * The DMA
- * engine's binding is ours. A guest has no CLINT: its timer and IPIs are the SBI's.
+ * The DMA engine's binding is ours. A guest has no CLINT: its timer and IPIs are the SBI's.
  */
 import {
   ACLINT_BASE,

@@ -17,7 +17,7 @@ export interface GupUser {
   since: string;
 }
 
-export type GupUserId = 'kvm' | 'dma-engine' | 'access-remote-vm' | 'vmm-copy';
+export type GupUserId = 'kvm' | 'dma-engine' | 'access-remote-vm';
 
 export const GUP_USERS: readonly GupUser[] = [
   {
@@ -36,17 +36,10 @@ export const GUP_USERS: readonly GupUser[] = [
   },
   {
     id: 'access-remote-vm',
-    what: 'ptrace and /proc/pid/mem: mm/memory.c, __access_remote_vm()',
+    what: 'ptrace, /proc/pid/mem, and what a VMM loads into its guest: __access_remote_vm()',
     api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'get' },
     why: 'copies at once and lets go; audited, and marks the folio dirty under its lock',
     since: 'FOLL_GET from the start',
-  },
-  {
-    id: 'vmm-copy',
-    what: "a VMM's own loads and stores of guest memory: copy_to_user() and copy_from_user()",
-    api: { 'linux-6.5': 'copy', 'linux-7': 'copy', target: 'copy' },
-    why: 'goes through the page tables like any access of the process; holds nothing',
-    since: 'always',
   },
 ];
 
