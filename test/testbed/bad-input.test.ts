@@ -2,6 +2,7 @@
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { writeSnapshot } from '#testbed';
 import { buildCli, guest } from '../support/cli.ts';
 
 const cli = buildCli();
@@ -35,12 +36,21 @@ const withSegmentAt = (name: string, pa: bigint): string => {
   return file(name, elf);
 };
 
+/** A saved machine of these records, and empty ones for the rest. */
+const saved = (name: string, records: object | null): string => {
+  const rest = ['memory', 'clock', 'kernel', 'kvm', 'guests', 'rng', 'activities'];
+  const all = { ...Object.fromEntries(rest.map((record) => [record, {}])), ...records };
+  writeSnapshot(join(cli.folder, name), records === null ? null : all);
+  return name;
+};
+
 copyFileSync(guest('hello'), join(cli.folder, 'hello.elf'));
 const whole = new Uint8Array(readFileSync(guest('hello')));
 
 const programs: { what: string; path: string; says: RegExp }[] = [
   { what: 'a file that is not there', path: 'nowhere.elf', says: /nowhere\.elf: no such file/ },
   { what: 'a folder', path: '.', says: /\.: is a directory/ },
+  { what: 'a device', path: '/dev/zero', says: /\/dev\/zero: not a regular file/ },
   { what: 'an empty file', path: file('empty.elf', ''), says: /empty\.elf: .*empty/ },
   { what: 'a text file', path: file('text.elf', 'hello\n'), says: /text\.elf: .*not an ELF/ },
   {
@@ -88,6 +98,8 @@ const options: { what: string; words: string[]; says: RegExp }[] = [
   { what: 'no program', words: ['run'], says: /gupbed run GUEST\.elf/ },
   { what: 'two programs', words: ['bare', 'a.elf', 'b.elf'], says: /gupbed bare FILE\.elf/ },
   { what: 'an unknown command', words: ['frob'], says: /unknown command frob/ },
+  { what: 'help for an unknown command', words: ['help', 'constructor'], says: /constructor/ },
+  { what: 'a word between its processes', words: ['bench-guest'], says: /unknown command bench/ },
   { what: 'an unknown option before a command', words: ['--frob'], says: /unknown option --frob/ },
   { what: 'an argument to fight', words: ['fight', 'x'], says: /fight: .*x/ },
   { what: 'an unknown benchmark', words: ['bench', 'x'], says: /no suite x/ },
@@ -102,8 +114,33 @@ const options: { what: string; words: string[]; says: RegExp }[] = [
     words: ['run', 'hello.elf', '--save', 'no/m.gup', '--save-at', '5'],
     says: /no\/m\.gup/,
   },
+  {
+    what: '--save without a name',
+    words: ['run', 'hello.elf', '--save', '', '--save-at', '5'],
+    says: /--save: the name is empty/,
+  },
+  {
+    what: '--save with a name that no file can have',
+    words: ['run', 'hello.elf', '--save', 'm'.repeat(300), '--save-at', '5'],
+    says: /mmm: the name is too long/,
+  },
+  {
+    what: '--save onto a folder',
+    words: ['run', 'hello.elf', '--save', '.', '--save-at', '5'],
+    says: /--save \.: is a directory/,
+  },
   { what: 'resume without a file', words: ['resume'], says: /gupbed resume FILE/ },
   { what: 'resume of something else', words: ['resume', 'hello.elf'], says: /not a saved machine/ },
+  {
+    what: 'resume of records that make no machine',
+    words: ['resume', saved('foreign.gup', { config: { guests: [] }, harts: [] })],
+    says: /foreign\.gup: a saved machine, but its records do not fit together/,
+  },
+  {
+    what: 'resume of other records',
+    words: ['resume', saved('null.gup', null)],
+    says: /null\.gup: a saved machine of another version/,
+  },
 ];
 
 const expectRefused = (words: string[], says: RegExp): void => {

@@ -4,15 +4,10 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { afterAll, describe, expect, it } from 'vitest';
 import { type HostState, readSnapshot } from '#testbed';
-import { buildCli, guest } from '../support/cli.ts';
+import { buildCli, guest, withoutHost } from '../support/cli.ts';
 
 const cli = buildCli();
 afterAll(() => cli.remove());
-
-const withoutHost = (text: string): Record<string, unknown> => {
-  const { host: _host, ...rest } = JSON.parse(text) as Record<string, unknown>;
-  return rest;
-};
 
 describe('save and restore', () => {
   it('of a guest under host activity: every byte and counter as without', () => {
