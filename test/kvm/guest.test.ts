@@ -1,19 +1,7 @@
 /** Tiny guests in VS-mode under the hypervisor: boot state, SBI, interrupts, several vCPUs. */
 import { describe, expect, test } from 'vitest';
 import { GUEST_GPA, load, peek, printed, run, testMachine } from './machine.ts';
-
-/** Macros of a sort: the assembler has none. */
-const SHUTDOWN = `
-  li a7, 0x53525354
-  li a6, 0
-  li a0, 0
-  li a1, 0
-  ecall
-`;
-const HALT = 'halt: j halt\n';
-/** Where programs leave their results. */
-const OUT = GUEST_GPA + 0x10_0000;
-const OUT_EQU = `.equ OUT, 0x${OUT.toString(16)}\n`;
+import { CAUSES_HANDLER, HALT, OUT, OUT_EQU, SHUTDOWN } from './programs.ts';
 
 const sbi = (eid: number, fid: number): string => `li a7, ${eid}\nli a6, ${fid}\necall\n`;
 const SUPERVISOR_TIMER = 5n;
@@ -461,17 +449,7 @@ describe('traps given back to the guest (Priv 15.6.2)', () => {
       hlv.w t0, (t0)
       hfence.gvma
       ${SHUTDOWN}
-      .align 2
-    handler:
-      csrr t0, scause
-      ld t1, 0(s1)
-      slli t1, t1, 4
-      or t1, t1, t0
-      sd t1, 0(s1)
-      csrr t0, sepc
-      addi t0, t0, 4
-      csrw sepc, t0
-      sret`,
+      ${CAUSES_HANDLER}`,
     );
     expect(run(m)).toMatchObject({ kind: 'shutdown' });
     expect(peek(m, OUT)).toBe(0x222n);

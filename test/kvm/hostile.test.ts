@@ -1,10 +1,7 @@
 /** Guests that do nothing sensible: each ends with its pc and cause, and the host never hangs. */
 import { describe, expect, test } from 'vitest';
-import { GUEST_GPA, load, run, testMachine } from './machine.ts';
-
-const SHUTDOWN = 'li a7, 0x53525354\nli a6, 0\nli a0, 0\nli a1, 0\necall\n';
-const HALT = 'halt: j halt\n';
-const OUT_EQU = `.equ OUT, 0x${(GUEST_GPA + 0x10_0000).toString(16)}\n`;
+import { load, run, testMachine } from './machine.ts';
+import { HALT, OUT_EQU, SHUTDOWN } from './programs.ts';
 
 describe('hostile guests end with pc and cause', () => {
   const end = (source: string) => {

@@ -2,10 +2,8 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { assemble, CSR_HTINST, UART_BASE } from '#emu';
 import { createMmioAccess, decodeMmio } from '../../kvm/exit-mmio.ts';
-import { GUEST_GPA, load, peek, run, type TestMachine, testMachine } from './machine.ts';
-
-const OUT = GUEST_GPA + 0x10_0000;
-const SHUTDOWN = 'li a7, 0x53525354\nli a6, 0\nli a0, 0\nli a1, 0\necall\n';
+import { load, peek, run, type TestMachine, testMachine } from './machine.ts';
+import { CAUSES_HANDLER, OUT, SHUTDOWN } from './programs.ts';
 
 /** What the device answers: both words begin with their sign bit set, as does every byte. */
 const LO = 0x89ab_cdef;
@@ -110,17 +108,7 @@ describe.each([
       lw t1, 2(s0)
       sw t1, 1(s0)
       ${SHUTDOWN}
-      .align 2
-    handler:
-      csrr t0, scause
-      ld t1, 0(s1)
-      slli t1, t1, 4
-      or t1, t1, t0
-      sd t1, 0(s1)
-      csrr t0, sepc
-      addi t0, t0, 4
-      csrw sepc, t0
-      sret`,
+      ${CAUSES_HANDLER}`,
     );
     expect(symbols.has('handler')).toBe(true);
     expect(run(m)).toMatchObject({ kind: 'shutdown' });

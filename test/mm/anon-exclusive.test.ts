@@ -31,17 +31,9 @@ import {
   mapAnon,
   pageAt,
   RW,
+  withPage,
   type World,
 } from './support.ts';
-
-/** A process with one written anonymous page. */
-const withPage = (): { w: World; p: HostProcess; hva: number; page: number } => {
-  const w = createWorld();
-  const p = createProcess(w);
-  const hva = mapAnon(p, 1);
-  p.store32(hva, 1);
-  return { w, p, hva, page: pageAt(p, hva) };
-};
 
 const forked = (w: World, p: HostProcess): HostProcess => {
   const child = drive(fork(w.k, p.mm));

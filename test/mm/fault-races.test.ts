@@ -23,7 +23,16 @@ import {
 import { describe, expect, it } from 'vitest';
 import { shmemGetFolio } from '../../mm/fs/shmem.ts';
 import { folioPut, folioTrylock, folioUnlock } from '../../mm/folio/folio.ts';
-import { createProcess, createWorld, mapAnon, pageAt, RW, stepTo, type World } from './support.ts';
+import {
+  createProcess,
+  createWorld,
+  mapAnon,
+  pageAt,
+  RW,
+  stepTo,
+  withPage,
+  type World,
+} from './support.ts';
 
 /** One thread's store stopped at `point`; the other's runs through; then the first one ends. */
 const race = (w: World, p: HostProcess, hva: number, point: number): void => {
@@ -143,11 +152,7 @@ describe('a fault that was overtaken', () => {
   });
 
   it('by two moves at once: one of them has the page, the other is told it is isolated', () => {
-    const w = createWorld();
-    const p = createProcess(w);
-    const hva = mapAnon(p, 1);
-    p.store32(hva, 5);
-    const page = pageAt(p, hva);
+    const { w, p, hva, page } = withPage(5);
     const first = migrateFolio(w.k, page);
     stepTo(w.k, first, YP_MIGRATE_UNMAPPED);
     expect(drive(migrateFolio(w.k, page))).toBeLessThan(0);

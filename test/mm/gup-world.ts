@@ -9,16 +9,11 @@ import { ptePage, pteProtnone, ptePresent, pteWrite } from '../../mm/pgtable/pte
 import { setPteAt, walkPte } from '../../mm/pgtable/walk.ts';
 import { createPolicy, type PolicyName } from '../../mm/policy.ts';
 import type { AddressSpace, Kernel, MmStruct } from '../../mm/types.ts';
-import {
-  MAP_ANONYMOUS,
-  MAP_PRIVATE,
-  MAP_SHARED,
-  PROT_READ,
-  PROT_WRITE,
-} from '../../mm/vma/flags.ts';
+import { MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED } from '../../mm/vma/flags.ts';
 import { mmap } from '../../mm/vma/mmap.ts';
+import { RW, stepTo } from './support.ts';
 
-export const RW = PROT_READ | PROT_WRITE;
+export { RW, stepTo };
 
 export const createWorld = (policy: PolicyName = 'linux-7', ramBytes = 8 << 20): Kernel => {
   const k = createKernel({
@@ -91,20 +86,6 @@ export const store = (k: Kernel, mm: MmStruct, hva: number, byte: number): numbe
 export const load = (k: Kernel, mm: MmStruct, hva: number): number => drive(loadPath(k, mm, hva));
 export const byteOf = (k: Kernel, page: number, offset = 0): number =>
   k.memory.u8[k.memory.pageOffset(page) + offset]!;
-
-/** Runs a path with its guarded yields taken until it yields `point`. @throws Error when it ends before */
-export const stepTo = <T>(k: Kernel, path: Path<T>, point: number): void => {
-  const seen: number[] = [];
-  k.watched = true;
-  for (;;) {
-    const step = path.next();
-    if (step.done === true)
-      throw new Error(`ended before yield point ${point}, passed ${seen.join(' ')}`);
-    seen.push(step.value);
-    if (step.value === point) break;
-  }
-  k.watched = false;
-};
 
 /** Runs the rest of a stepped path, unwatched. */
 export const finish = <T>(path: Path<T>): T => drive(path);

@@ -4,7 +4,6 @@ import {
   assertKernel,
   drive,
   fork,
-  type HostProcess,
   madviseDontneed,
   MAP_SHARED,
   migrateFolio,
@@ -33,23 +32,19 @@ import {
   createWorld,
   entryAt,
   exit,
-  mapAnon,
   pageAt,
   RW,
   stepTo,
-  type World,
+  type OnePage,
+  withPage,
 } from './support.ts';
 
 /** A process with a written page that is just being moved. */
-const moving = (): { w: World; p: HostProcess; hva: number; page: number; move: Path<number> } => {
-  const w = createWorld();
-  const p = createProcess(w);
-  const hva = mapAnon(p, 1);
-  p.store32(hva, 1);
-  const page = pageAt(p, hva);
-  const move = migrateFolio(w.k, page);
-  stepTo(w.k, move, YP_MIGRATE_UNMAPPED);
-  return { w, p, hva, page, move };
+const moving = (): OnePage & { move: Path<number> } => {
+  const made = withPage();
+  const move = migrateFolio(made.w.k, made.page);
+  stepTo(made.w.k, move, YP_MIGRATE_UNMAPPED);
+  return { ...made, move };
 };
 
 describe('a migration entry', () => {

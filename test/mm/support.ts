@@ -89,6 +89,23 @@ export const mapAnon = (p: HostProcess, nrPages: number, prot = RW, hva = 0): nu
     }),
   );
 
+/** A process with one written anonymous page. */
+export interface OnePage {
+  w: World;
+  p: HostProcess;
+  hva: number;
+  page: number;
+}
+
+/** @param value of the page's first word */
+export const withPage = (value = 1): OnePage => {
+  const w = createWorld();
+  const p = createProcess(w);
+  const hva = mapAnon(p, 1);
+  p.store32(hva, value);
+  return { w, p, hva, page: pageAt(p, hva) };
+};
+
 export const exit = (p: HostProcess): void => drive(mmExit(p.k, p.mm));
 
 /** The leaf entry of an address; 0 without a table. */
@@ -127,10 +144,13 @@ export const recordNotifier = (w: World, name: string): NotifierOps => {
 
 /** Steps a path with its guarded yields taken, until it yields `point`. @throws Error when it ends before */
 export const stepTo = <T>(k: Kernel, path: Path<T>, point: number): void => {
+  const seen: number[] = [];
   k.watched = true;
   for (;;) {
     const step = path.next();
-    if (step.done === true) throw new Error(`the path ended before it yielded ${point}`);
+    if (step.done === true)
+      throw new Error(`the path ended before it yielded ${point}; it yielded ${seen.join(' ')}`);
+    seen.push(step.value);
     if (step.value === point) break;
   }
   k.watched = false;
