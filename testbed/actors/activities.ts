@@ -13,6 +13,7 @@ import type { Victim } from './targets.ts';
 const streamSeed = (seed: number, stream: number): number =>
   Math.imul(seed + 1, 0x9e37_79b1) ^ Math.imul(stream + 1, 0x85eb_ca6b);
 
+/** In a fixed order, on which the saved states of a machine rely; none for a guest left alone. */
 export const activitiesFor = (guest: Guest, host: HostMachine): Activity[] => {
   const gaps = guest.config.activity;
   if (gaps === null) return [];

@@ -17,6 +17,7 @@ export interface ActivityState {
   memory: number[];
 }
 
+/** Whom an activity strikes, and how often. */
 export interface ActivityConfig {
   clock: Clock;
   victim: Victim;

@@ -39,6 +39,7 @@ class Stopwatch {
     return this.passes.shift() ?? null;
   }
 
+  /** A line has been printed just now. */
   line(line: string): void {
     const now = performance.now();
     this.passes.push({ line, ms: now - this.last });

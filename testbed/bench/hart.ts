@@ -9,6 +9,7 @@ const ITERATIONS = 1_000_000;
 /** Rounds before the first that counts. */
 const WARM_UP = 1;
 
+/** Samples of the suite, in MIPS. @param rounds samples of each figure */
 export const hartSuite = async (rounds: number, announce: Announce): Promise<Samples[]> => {
   announce('hart: integer loop');
   const job = {

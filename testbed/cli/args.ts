@@ -4,6 +4,7 @@ import { UsageError } from './usage-error.ts';
 
 export type OptionSpec = NonNullable<ParseArgsConfig['options']>;
 
+/** Values of options by name, and the other words in their order. */
 export interface ParsedArgs {
   values: Record<string, string | boolean | undefined>;
   positionals: string[];

@@ -87,4 +87,5 @@ example: gupbed bench translate --rounds 7
 export const helpText = (command?: string): string =>
   command === undefined ? OVERVIEW : COMMANDS[command]!;
 
+/** Is this the name of a command? */
 export const isCommand = (word: string): boolean => Object.hasOwn(COMMANDS, word);

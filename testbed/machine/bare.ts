@@ -38,8 +38,10 @@ import { ramSink } from './ram-sink.ts';
 import { attachVirtioSlots } from './virtio-slots.ts';
 
 export interface BareConfig {
+  /** A multiple of 4096. */
   ramBytes: number;
   harts: number;
+  /** Told of every line that the program prints. */
   onLine?: LineListener;
 }
 

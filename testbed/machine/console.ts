@@ -14,6 +14,7 @@ export class LineConsole {
     this.onLine = onLine;
   }
 
+  /** A byte of output; carriage returns are dropped. */
   put(byte: number): void {
     if (byte === 0x0a) this.flush();
     else if (byte !== 0x0d) this.bytes.push(byte);

@@ -7,6 +7,7 @@ const MIB = 2 ** 20;
 /** Guest programs of the fight, by name. */
 export const FIGHT_GUESTS = ['memwalk', 'dmacopy'] as const;
 
+/** @param policy what users of GUP take */
 export const fightConfig = (seed: number, policy: PolicyName): HostConfig => ({
   seed,
   policy,

@@ -8,7 +8,9 @@ export const GUEST_RAM_GPA = 0x8000_0000;
 /** Host virtual address of the first byte of guest memory in every guest's host process. */
 export const GUEST_RAM_HVA = 0x10_0000_0000;
 
+/** Room for a program at 0x80200000, its data and the device tree. */
 export const GUEST_MEMORY_MIN = 4 * MIB;
+/** With the host's own share and the harts' tables, what one WebAssembly.Memory holds: 4 GiB. */
 export const GUEST_MEMORY_MAX = 3072 * MIB;
 export const GUEST_MEMORY_DEFAULT = 64 * MIB;
 

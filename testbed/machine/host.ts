@@ -230,7 +230,10 @@ export class HostMachine {
     if (lost !== 0) this.violations.push(`leak: ${lost} frames were never freed`);
   }
 
-  /** @throws Error while a path is suspended */
+  /**
+   * The machine as data that is only valid until it goes on: to be written at once.
+   * @throws Error while a path is suspended
+   */
   save(): HostState {
     if (!this.quiet) throw new Error('a machine with a suspended path cannot be saved');
     return {

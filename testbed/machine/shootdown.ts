@@ -5,6 +5,7 @@ import type { TlbShootdown } from '#mm';
 /** Above this many pages, one fence of the whole ASID is cheaper than one a page. */
 const PAGES_MAX = 64;
 
+/** Flushes reach every hart at once: none runs while the host kernel does. */
 export const shootdownOf = (harts: readonly Hart[]): TlbShootdown => ({
   flushPage: (asid, hva) => {
     for (const hart of harts) hart.mmu.hostSfenceVma(hva, asid);

@@ -37,6 +37,7 @@ export class SnapshotError extends Error {
   }
 }
 
+/** A copy of the pages that are not all zeros; what the harts have decoded is left out. */
 export const saveMemory = (memory: PhysMemory): MemoryImage => {
   const wordsPerPage = PAGE_SIZE / 4;
   const kept: number[] = [];

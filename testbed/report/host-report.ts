@@ -7,6 +7,7 @@ import type { Guest, GuestEnd } from '../machine/guest.ts';
 import type { HostMachine } from '../machine/host.ts';
 import { hex, mips } from './numbers.ts';
 
+/** A guest's part of it. */
 export interface GuestReport {
   name: string;
   memoryBytes: number;
@@ -28,6 +29,7 @@ export interface GuestReport {
   activity: Record<string, Record<string, number>>;
 }
 
+/** Of all harts of a guest. The hit rate is that of loads and stores; fetches are not counted as accesses. */
 export interface TlbReport {
   accesses: number;
   misses: { read: number; write: number; exec: number };
@@ -37,6 +39,7 @@ export interface TlbReport {
   flushes: number;
 }
 
+/** The whole, as --json prints it. */
 export interface HostReport {
   seed: number;
   policy: string;
