@@ -35,6 +35,7 @@ import {
 import { guestDeviceTree } from '#kvm';
 import { LineConsole, type LineListener } from './console.ts';
 import { ramSink } from './ram-sink.ts';
+import { treeRoomFor } from './tree-room.ts';
 import { attachVirtioSlots } from './virtio-slots.ts';
 
 export interface BareConfig {
@@ -51,8 +52,6 @@ export type BareEnd =
   | { kind: 'trap-loop'; hart: number }
   | { kind: 'asleep' };
 
-/** Room for the device tree at the end of RAM. */
-const TREE_ROOM_BYTES = 64 * 1024;
 /** Instructions a hart runs before the next has its turn. */
 const QUANTUM = 10_000;
 
@@ -123,23 +122,15 @@ export class BareMachine {
     attachVirtioSlots(bus);
   }
 
-  /** Where the device tree is: at the end of RAM, as QEMU's loader puts it. */
-  get treePa(): number {
-    return RAM_BASE + this.memory.ramBytes - TREE_ROOM_BYTES;
-  }
-
   /**
    * Loads a program and the device tree, and points every hart at the entry: a0 = hart id, a1 = device
    * tree, as QEMU's reset code does.
    * @throws ElfError when a segment is outside RAM, or where the device tree is
    */
   load(image: ElfImage): void {
-    const { memory, treePa } = this;
-    const ram = ramSink(memory);
-    loadElf(image, {
-      ...ram,
-      contains: (pa, lenBytes) => ram.contains(pa, lenBytes) && pa + lenBytes <= treePa,
-    });
+    const { memory } = this;
+    const treePa = treeRoomFor(image, RAM_BASE + memory.ramBytes);
+    loadElf(image, ramSink(memory));
     memory.writeBytes(
       treePa,
       guestDeviceTree({

@@ -22,9 +22,7 @@ import {
   DMA_ENGINE_BASE,
   DMA_ENGINE_BYTES,
   DMA_ENGINE_IRQ,
-  ElfError,
   type ElfImage,
-  type ElfSegment,
   FINISHER_BASE,
   FINISHER_BYTES,
   loadElf,
@@ -44,7 +42,7 @@ import {
   guestDeviceTree,
   type Kvm,
   type MmioExit,
-  markPageDirtyInSlot,
+  markGuestDirty,
   setMemSlot,
   Vcpu,
   type Vm,
@@ -69,6 +67,7 @@ import {
 import { fileById, type GuestRange } from '../actors/targets.ts';
 import { LineConsole, type LineListener } from './console.ts';
 import { GUEST_RAM_GPA, GUEST_RAM_HVA, type GuestConfig } from './guest-config.ts';
+import { treeRoomFor } from './tree-room.ts';
 import { attachVirtioSlots } from './virtio-slots.ts';
 
 /** How a guest ended. */
@@ -148,10 +147,7 @@ export class Guest {
         const slot = gpaToMemSlot(this.vm.slots, gpa);
         return slot === undefined ? -1 : gpaToHva(slot, gpa);
       },
-      onWritten: (gpa) => {
-        const slot = gpaToMemSlot(this.vm.slots, gpa);
-        if (slot !== undefined) markPageDirtyInSlot(slot, gpa);
-      },
+      onWritten: (gpa, lenBytes) => markGuestDirty(this.vm, gpa, lenBytes),
     });
     this.dma = new DmaEngine({
       clock,
@@ -196,12 +192,7 @@ export class Guest {
       const error = drive(vmWriteGuest(this.wiring.kvm, this.vm, gpa, bytes));
       if (error < 0) throw new Error(`guest memory at 0x${gpa.toString(16)}: errno ${-error}`);
     };
-    const treeGpa = GUEST_RAM_GPA + this.config.memoryBytes - TREE_ROOM_BYTES;
-    const over = image.segments.findIndex((s) => reaches(s, treeGpa, TREE_ROOM_BYTES));
-    if (over >= 0)
-      throw new ElfError(
-        `segment ${over} reaches into the last ${TREE_ROOM_BYTES / 1024} KiB of memory, which are the device tree's`,
-      );
+    const treeGpa = treeRoomFor(image, GUEST_RAM_GPA + this.config.memoryBytes);
     loadElf(image, {
       contains: (gpa, lenBytes) => vmHasMemory(this.vm, gpa, lenBytes),
       write,
@@ -269,13 +260,6 @@ export class Guest {
     };
   }
 }
-
-/** Room at the end of guest memory for the device tree. */
-const TREE_ROOM_BYTES = 64 * 1024;
-
-/** Does a segment that is inside memory reach into [gpa, gpa + lenBytes)? */
-const reaches = (segment: ElfSegment, gpa: number, lenBytes: number): boolean =>
-  segment.pa < gpa + lenBytes && segment.pa + segment.memBytes > gpa;
 
 interface GuestMemory {
   mm: MmStruct;
