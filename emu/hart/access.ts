@@ -137,6 +137,36 @@ const nextPageLo = (vaLo: number): number => ((vaLo & ~0xfff) + 0x1000) | 0;
 const carryHi = (lo: number, beforeLo: number, hi: number): number =>
   (hi + (lo >>> 0 < beforeLo >>> 0 ? 1 : 0)) | 0;
 
+/**
+ * Finds the bytes of an access that is misaligned and may cross a page: core.firstPart is the offset of
+ * its first byte, core.secondPart that of the first one in the next page. Nothing is accessed yet.
+ */
+const locateParts = (
+  core: HartCore,
+  vaLo: number,
+  vaHi: number,
+  sizeBytes: number,
+  space: number,
+  write: boolean,
+): number => {
+  const deviceFault = write ? CAUSE_STORE_ACCESS : CAUSE_LOAD_ACCESS;
+  core.firstPart = translate(core, vaLo, vaHi, space, write);
+  if (core.firstPart === MMU_FAULT) return faulted(core, 0);
+  if (core.firstPart === MMU_MMIO) return accessFault(core, deviceFault, vaLo, vaHi, space);
+  const inFirst = bytesInFirst(vaLo, sizeBytes);
+  if (inFirst === sizeBytes) return ACCESS_DONE;
+  const lo = nextPageLo(vaLo);
+  const hi = carryHi(lo, vaLo, vaHi);
+  core.secondPart = translate(core, lo, hi, space, write);
+  if (core.secondPart === MMU_FAULT) return faulted(core, inFirst);
+  if (core.secondPart === MMU_MMIO) return accessFault(core, deviceFault, lo, hi, space);
+  return ACCESS_DONE;
+};
+
+/** How many bytes of an access lie in its first page. */
+const bytesInFirst = (vaLo: number, sizeBytes: number): number =>
+  Math.min(sizeBytes, 0x1000 - (vaLo & 0xfff));
+
 const loadMisaligned = (
   core: HartCore,
   vaLo: number,
@@ -144,22 +174,13 @@ const loadMisaligned = (
   sizeBytes: number,
   space: number,
 ): number => {
-  const first = translate(core, vaLo, vaHi, space, false);
-  if (first === MMU_FAULT) return faulted(core, 0);
-  if (first === MMU_MMIO) return accessFault(core, CAUSE_LOAD_ACCESS, vaLo, vaHi, space);
-  const inFirst = Math.min(sizeBytes, 0x1000 - (vaLo & 0xfff));
-  let second = 0;
-  if (inFirst < sizeBytes) {
-    const lo = nextPageLo(vaLo);
-    const hi = carryHi(lo, vaLo, vaHi);
-    second = translate(core, lo, hi, space, false);
-    if (second === MMU_FAULT) return faulted(core, inFirst);
-    if (second === MMU_MMIO) return accessFault(core, CAUSE_LOAD_ACCESS, lo, hi, space);
-  }
+  if (locateParts(core, vaLo, vaHi, sizeBytes, space, false) !== ACCESS_DONE) return ACCESS_TRAP;
+  const { firstPart, secondPart } = core;
+  const inFirst = bytesInFirst(vaLo, sizeBytes);
   let valueLo = 0;
   let valueHi = 0;
   for (let i = 0; i < sizeBytes; i++) {
-    const byte = core.u8[i < inFirst ? first + i : second + i - inFirst]!;
+    const byte = core.u8[i < inFirst ? firstPart + i : secondPart + i - inFirst]!;
     if (i < 4) valueLo |= byte << (8 * i);
     else valueHi |= byte << (8 * (i - 4));
   }
@@ -177,24 +198,15 @@ const storeMisaligned = (
   valueHi: number,
   space: number,
 ): number => {
-  const first = translate(core, vaLo, vaHi, space, true);
-  if (first === MMU_FAULT) return faulted(core, 0);
-  if (first === MMU_MMIO) return accessFault(core, CAUSE_STORE_ACCESS, vaLo, vaHi, space);
-  const inFirst = Math.min(sizeBytes, 0x1000 - (vaLo & 0xfff));
-  let second = 0;
-  if (inFirst < sizeBytes) {
-    const lo = nextPageLo(vaLo);
-    const hi = carryHi(lo, vaLo, vaHi);
-    second = translate(core, lo, hi, space, true);
-    if (second === MMU_FAULT) return faulted(core, inFirst);
-    if (second === MMU_MMIO) return accessFault(core, CAUSE_STORE_ACCESS, lo, hi, space);
-  }
+  if (locateParts(core, vaLo, vaHi, sizeBytes, space, true) !== ACCESS_DONE) return ACCESS_TRAP;
+  const { firstPart, secondPart } = core;
+  const inFirst = bytesInFirst(vaLo, sizeBytes);
   for (let i = 0; i < sizeBytes; i++) {
     const byte = i < 4 ? valueLo >>> (8 * i) : valueHi >>> (8 * (i - 4));
-    core.u8[i < inFirst ? first + i : second + i - inFirst] = byte;
+    core.u8[i < inFirst ? firstPart + i : secondPart + i - inFirst] = byte;
   }
-  core.memory.wrote(first, inFirst);
-  if (inFirst < sizeBytes) core.memory.wrote(second, sizeBytes - inFirst);
+  core.memory.wrote(firstPart, inFirst);
+  if (inFirst < sizeBytes) core.memory.wrote(secondPart, sizeBytes - inFirst);
   return ACCESS_DONE;
 };
 

@@ -96,6 +96,10 @@ export class HartCore {
   /** Physical offset of the LR reservation; 0 = none. */
   reservation: number;
 
+  /** Where the bytes of the last misaligned access are: offsets of its parts in one page and the next. */
+  firstPart: number;
+  secondPart: number;
+
   /** Result of the last slow load, or of the last CSR read. */
   valueLo: number;
   valueHi: number;
@@ -154,6 +158,8 @@ export class HartCore {
     this.firstTrapPcHi = 0;
     this.trapsAt = 0;
     this.reservation = 0;
+    this.firstPart = 0;
+    this.secondPart = 0;
     this.valueLo = 0;
     this.valueHi = 0;
     this.excPending = false;
