@@ -67,8 +67,6 @@ export const HART_DATA_HASH = 0x120;
 export const HART_FETCH_HASH = 0x124;
 /** Instructions this hart has retired: 64 bits, the value behind instret. */
 export const HART_INSTRET = 0x128;
-/** The running slice ends when this many instructions of it have retired (emu/clock.ts). */
-export const HART_SLICE_END = 0x130;
 /** Scratch for values on their way through the slow paths. */
 export const HART_SCRATCH = 0x138;
 /** CSR values, 8 bytes each, at places that emu/hart/csr-file.ts assigns. */

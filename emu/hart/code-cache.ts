@@ -8,14 +8,7 @@
  * The record behind the last one stops the interpreter at the end of the page.
  */
 import { OP_PAGE_END } from '../isa/ops.ts';
-import {
-  CODE_FLAGS,
-  DECODE_BASE,
-  DECODE_SLOT_BYTES,
-  DECODE_SLOTS,
-  RAM_OFFSET,
-  PAGE_SHIFT,
-} from '../layout.ts';
+import { CODE_FLAGS, DECODE_BASE, DECODE_SLOT_BYTES, DECODE_SLOTS } from '../layout.ts';
 import type { PhysMemory } from '../memory.ts';
 import type { Mmu } from '../mmu/mmu.ts';
 
@@ -122,6 +115,3 @@ export class CodeCache {
     this.memory.i32.fill(0, base + first * 2, base + (last + 1) * 2);
   }
 }
-
-/** Frame that a byte offset in the memory lies in. */
-export const pageOfOffset = (offset: number): number => (offset - RAM_OFFSET) >>> PAGE_SHIFT;

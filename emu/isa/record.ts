@@ -15,7 +15,6 @@
  * CSR number (the 5-bit immediate of their -I forms is in rs1); FENCE fm, pred and succ as in
  * bits 31..20; OP_ILLEGAL the raw bits, 16 or 32 of them, as they go into stval.
  */
-export const RECORD_BYTES = 8;
 export const RECORD_OP_MASK = 0x3ff;
 export const RECORD_RD_SHIFT = 10;
 export const RECORD_RD_MASK = 0x3f;
@@ -32,11 +31,6 @@ export const recordRs1 = (word0: number): number => (word0 >>> RECORD_RS1_SHIFT)
 export const recordRs2 = (word0: number): number => (word0 >>> RECORD_RS2_SHIFT) & RECORD_RS_MASK;
 /** Length in half-words: 1 or 2. */
 export const recordLength = (word0: number): number => word0 >>> RECORD_LENGTH_SHIFT;
-
-/** 32-bit indexes into a register file of pairs: twice the register number. */
-export const recordRdIndex = (word0: number): number => (word0 >>> 9) & 126;
-export const recordRs1Index = (word0: number): number => (word0 >>> 15) & 62;
-export const recordRs2Index = (word0: number): number => (word0 >>> 20) & 62;
 
 /** Half-words an instruction takes, by its first one: 1 (compressed) or 2. */
 export const instructionLength = (firstHalf: number): number => ((firstHalf & 3) === 3 ? 2 : 1);

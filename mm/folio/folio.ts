@@ -104,9 +104,6 @@ export const folioUnlock = (k: Kernel, folio: number): void => {
     throw new Error(`folio ${folio} unlocked while not locked`);
 };
 
-export const folioTestLocked = (k: Kernel, folio: number): boolean =>
-  folioTestFlags(k, folio, PG_LOCKED);
-
 /** Marks the folio dirty; true where it was clean. */
 export const folioMarkDirty = (k: Kernel, folio: number): boolean =>
   (fetchOr(k.state.frames.flags, folio, PG_DIRTY) & PG_DIRTY) === 0;

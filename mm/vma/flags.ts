@@ -32,9 +32,6 @@ export const VM_MAY_SHIFT = 4;
 export const isCowMapping = (vmFlags: number): boolean =>
   (vmFlags & (VM_SHARED | VM_MAYWRITE)) === VM_MAYWRITE;
 
-/** Somebody may access it. */
-export const vmaIsAccessible = (vma: Vma): boolean => (vma.flags & VM_ACCESS_FLAGS) !== 0;
-
 /** Anonymous memory: no backing object. */
 export const vmaIsAnonymous = (vma: Vma): boolean => vma.mapping === null;
 

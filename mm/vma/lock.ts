@@ -42,9 +42,3 @@ export const mmapWriteUnlock = (mm: MmStruct): void => {
   if (!mm.mmapLock.writer) throw new Error(`mm ${mm.id}: mmap_lock is not held for writing`);
   setField(mm.mmapLock, 'writer', false);
 };
-
-/** @throws Error unless the caller's side holds the lock in one way or the other */
-export const mmapAssertLocked = (mm: MmStruct): void => {
-  if (!mm.mmapLock.writer && mm.mmapLock.readers === 0)
-    throw new Error(`mm ${mm.id}: mmap_lock is not held`);
-};

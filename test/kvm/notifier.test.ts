@@ -4,6 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import {
+  deleteMemSlot,
   dirtyPageNumbers,
   gpaToMemSlot,
   gstageFlags,
@@ -13,6 +14,7 @@ import {
   setDirtyLog,
   vmWriteGuest,
   visitSecondaryEntries,
+  waitForInvalidations,
 } from '#kvm';
 import { PTE_W } from '#emu';
 import {
@@ -175,6 +177,42 @@ describe('KVM fault protocol: sequence and retry (compare mmu_invalidate_retry_g
     expect(gstageFlags(m.k, m.vm.gstage, DATA) & PTE_W).toBe(0);
     m.k.watched = false;
     checked(m);
+  });
+});
+
+describe('memory slots of a running VM', () => {
+  test("a slot that is deleted takes its entries along, and its pages stay the process's", () => {
+    const m = testMachine();
+    load(m, WATCHER);
+    poke(m, DATA, 7n);
+    runToFault(m, DATA);
+    drive(m.vcpus[0]!.handleFault());
+    const page = pageBehind(m, DATA);
+    expect(gstagePfn(m.k, m.vm.gstage, DATA)).toBe(pageToPfn(page));
+    const slot = gpaToMemSlot(m.vm.slots, DATA)!;
+    expect(deleteMemSlot(m.kvm, m.vm, slot.id)).toBe(true);
+    expect(deleteMemSlot(m.kvm, m.vm, slot.id)).toBe(false);
+    expect(gstageFlags(m.k, m.vm.gstage, DATA)).toBe(0);
+    expect(m.vcpus[0]!.hart.mmu.holdsPage(page)).toBe(false);
+    const exit = m.vcpus[0]!.run(100);
+    expect(exit.kind).toBe('error');
+    assertKernel(m.k);
+  });
+
+  test('slots may not change inside an invalidation; waiting for its end makes it possible', () => {
+    const m = testMachine();
+    load(m, WATCHER);
+    poke(m, DATA, 8n);
+    m.k.watched = true;
+    const change = mprotect(m.k, m.mm, m.hva + 0x20_0000, PAGE, PROT_READ);
+    while (m.vm.openInvalidations === 0 && change.next().done !== true);
+    const slot = gpaToMemSlot(m.vm.slots, DATA)!;
+    expect(() => deleteMemSlot(m.kvm, m.vm, slot.id)).toThrow(/inside an invalidation/);
+    const wait = waitForInvalidations(m.vm);
+    expect(wait.next()).toEqual({ done: false, value: YP_WAIT });
+    while (change.next().done !== true);
+    expect(wait.next().done).toBe(true);
+    expect(deleteMemSlot(m.kvm, m.vm, slot.id)).toBe(true);
   });
 });
 
