@@ -38,6 +38,9 @@ export const createKernel = (options: KernelOptions): Kernel => {
     sabotage: {
       forkSharesPinned: false,
       migratePinned: false,
+      gupFastSkipsSeq: false,
+      gupFastSkipsRecheck: false,
+      gupFastMarksLate: false,
       notifierKeepsTlb: false,
       faultSkipsRetry: false,
     },

@@ -27,6 +27,8 @@ export const YP_PROTECT = 13; // between entries changed and TLBs flushed
 export const YP_SECONDARY_PFN = 14; // faultInPfn has a pfn that is not installed yet
 export const YP_DMA_SUBMITTED = 15;
 export const YP_DMA_COMPLETING = 16;
+export const YP_GUP_FAST_READ = 17; // GUP-fast has read an entry, and not yet counted its page
+export const YP_GUP_FAST_DONE = 18; // GUP-fast has its pages, and not yet looked at the fork sequence again
 
 /**
  * Runs a path to its end at once.

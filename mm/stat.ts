@@ -1,5 +1,5 @@
 /** The kernel's event counters (types.ts: VmStat). Compare mm/vmstat.c. */
-import { setField } from '#cells';
+import { addField } from '#cells';
 import type { Kernel, VmStat } from './types.ts';
 
 export const createVmStat = (): VmStat => ({
@@ -20,4 +20,4 @@ export const createVmStat = (): VmStat => ({
 
 /** Adds `delta` to a counter. */
 export const countStat = (k: Kernel, name: keyof VmStat, delta = 1): void =>
-  setField(k.state.stat, name, k.state.stat[name] + delta);
+  addField(k.state.stat, name, delta);

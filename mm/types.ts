@@ -155,6 +155,12 @@ export interface Sabotage {
   forkSharesPinned: boolean;
   /** Migration ignores the pins of a folio. */
   migratePinned: boolean;
+  /** GUP-fast pins whatever the fork sequence says. */
+  gupFastSkipsSeq: boolean;
+  /** GUP-fast does not read an entry again after counting its page. */
+  gupFastSkipsRecheck: boolean;
+  /** GUP-fast sets MMF_HAS_PINNED after its pins instead of before. */
+  gupFastMarksLate: boolean;
   /** kvm: the notifier zaps G-stage entries but leaves them in the TLBs. */
   notifierKeepsTlb: boolean;
   /** kvm: a fault installs its pfn without looking at the invalidate sequence. */

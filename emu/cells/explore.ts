@@ -172,6 +172,11 @@ export const atomicAdd = (words: Int32Array, index: number, delta: number): numb
   return (old + delta) | 0;
 };
 
+/** Adds, says nothing, and orders nothing: atomic_add(). */
+export const atomicAddRelaxed = (words: Int32Array, index: number, delta: number): void => {
+  atomicAdd(words, index, delta);
+};
+
 /** Stores `desired` if the word is `expected`; returns what the word was. */
 export const cmpxchg = (
   words: Int32Array,
@@ -198,6 +203,16 @@ export const fetchAndNot = (words: Int32Array, index: number, bits: number): num
   return old;
 };
 
+/** Sets bits, says nothing, and orders nothing: set_bit(). */
+export const setBits = (words: Int32Array, index: number, bits: number): void => {
+  fetchOr(words, index, bits);
+};
+
+/** Clears bits, says nothing, and orders nothing: clear_bit(). */
+export const clearBits = (words: Int32Array, index: number, bits: number): void => {
+  fetchAndNot(words, index, bits);
+};
+
 /** Full memory barrier, unless it was dropped. */
 export const smpMb = (): void => {
   if (dropped === 'all' || (dropped !== 'none' && dropped.has(actor))) return;
@@ -218,6 +233,16 @@ export const setField = <T extends object, K extends keyof T>(
   undos.push({ kind: 'field', record, key, existed, old: record[key] });
   noteObject(record, key);
   record[key] = value;
+};
+
+/** Adds to a number that is only counted up and reported: ordered with nothing. */
+export const addField = <K extends string>(
+  record: Record<K, number>,
+  key: K,
+  delta: number,
+): void => {
+  undos.push({ kind: 'field', record, key, existed: true, old: record[key] });
+  record[key] += delta;
 };
 
 export const mapSet = <K, V>(map: Map<K, V>, key: K, value: V): void => {

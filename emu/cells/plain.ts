@@ -23,6 +23,11 @@ export const atomicAdd = (words: Int32Array, index: number, delta: number): numb
   return value;
 };
 
+/** Adds, says nothing, and orders nothing: atomic_add(). */
+export const atomicAddRelaxed = (words: Int32Array, index: number, delta: number): void => {
+  words[index] = words[index]! + delta;
+};
+
 /** Stores `desired` if the word is `expected`; returns what the word was. */
 export const cmpxchg = (
   words: Int32Array,
@@ -49,6 +54,16 @@ export const fetchAndNot = (words: Int32Array, index: number, bits: number): num
   return old;
 };
 
+/** Sets bits, says nothing, and orders nothing: set_bit(). */
+export const setBits = (words: Int32Array, index: number, bits: number): void => {
+  words[index] = words[index]! | bits;
+};
+
+/** Clears bits, says nothing, and orders nothing: clear_bit(). */
+export const clearBits = (words: Int32Array, index: number, bits: number): void => {
+  words[index] = words[index]! & ~bits;
+};
+
 /** Full memory barrier. */
 export const smpMb = (): void => {};
 export const smpRmb = (): void => {};
@@ -61,6 +76,15 @@ export const setField = <T extends object, K extends keyof T>(
   value: T[K],
 ): void => {
   record[key] = value;
+};
+
+/** Adds to a number that is only counted up and reported: ordered with nothing. */
+export const addField = <K extends string>(
+  record: Record<K, number>,
+  key: K,
+  delta: number,
+): void => {
+  record[key] += delta;
 };
 
 export const mapSet = <K, V>(map: Map<K, V>, key: K, value: V): void => {

@@ -9,7 +9,7 @@
  * Of a small folio "pinned" is a guess: 1024 plain references look like one pin. A held pin is
  * never missed. LONGTERM restricts nothing yet: there are no CMA blocks and no ZONE_MOVABLE.
  */
-import { atomicAdd, readOnce, smpMb } from '#cells';
+import { atomicAdd, atomicAddRelaxed, readOnce, smpMb } from '#cells';
 import { ENOMEM } from '../errno.ts';
 import { PG_HEAD } from '../frames/table.ts';
 import { FOLL_GET, FOLL_PIN } from '../gup/flags.ts';
@@ -75,8 +75,8 @@ export const tryGrabFolioFast = (k: Kernel, page: number, n: number, flags: numb
   if (page === k.state.zeroPage) return page;
   const folio = tryGetFolio(k, page, n);
   if (folio < 0) return -1;
-  if (folioHasPincount(k, folio)) atomicAdd(pincount, folio, n);
-  else atomicAdd(refcount, folio, n * (GUP_PIN_COUNTING_BIAS - 1));
+  if (folioHasPincount(k, folio)) atomicAddRelaxed(pincount, folio, n);
+  else atomicAddRelaxed(refcount, folio, n * (GUP_PIN_COUNTING_BIAS - 1));
   smpMb();
   return folio;
 };

@@ -104,20 +104,39 @@ const freeBlock = (k: Kernel, zone: Zone, firstPage: number, firstOrder: number)
 };
 
 /**
- * Gives back what allocPages returned, whatever its reference count says.
+ * Gives back what allocPages returned: its one reference, and the block when nobody else has any.
+ * A GUP-fast that read an entry before it went may have counted the first page meanwhile; then that
+ * page alone stays behind, as nothing in particular, until the reference is dropped (folioPut).
+ * Compare mm/page_alloc.c:___free_pages(). A block whose count is zero already goes at once.
  * @throws Error when the block is still in use, reserved or free already
  */
 export const freePages = (k: Kernel, page: number, order: number): void => {
-  const { flags, mapcount, refcount, mapping } = k.state.frames;
+  const { flags, mapcount, refcount } = k.state.frames;
   const word = readOnce(flags, page);
   if ((word & (PG_BUDDY | PG_RESERVED)) !== 0)
     throw new Error(`page ${page} freed twice, or reserved (flags 0x${word.toString(16)})`);
   if (readOnce(mapcount, page) !== 0)
     throw new Error(`page ${page} freed while ${readOnce(mapcount, page)} entries map it`);
+  if (readOnce(refcount, page) === 0 || atomicAdd(refcount, page, -1) === 0) {
+    releaseBlock(k, page, order);
+    return;
+  }
+  forgetUse(k, page);
+  writeOnce(k.state.frames.private, page, 0);
+  for (let half = order - 1; half >= 0; half--) releaseBlock(k, page + (1 << half), half);
+};
+
+/** What the page was: nothing any more. */
+const forgetUse = (k: Kernel, page: number): void => {
+  writeOnce(k.state.frames.flags, page, 0);
+  writeOnce(k.state.frames.mapping, page, 0);
+};
+
+/** A block that nobody refers to goes on its free list. */
+const releaseBlock = (k: Kernel, page: number, order: number): void => {
   for (let i = 0; i < 1 << order; i++) {
-    writeOnce(flags, page + i, 0);
-    writeOnce(refcount, page + i, 0);
-    writeOnce(mapping, page + i, 0);
+    forgetUse(k, page + i);
+    writeOnce(k.state.frames.refcount, page + i, 0);
   }
   const zone = pageZone(k, page);
   atomicAdd(zone.nrFree, 0, 1 << order);

@@ -7,7 +7,9 @@
  * which shares pages by write-protecting many entries, pins are bracketed by write_protect_seq.
  *
  * Linux keeps page tables from being freed meanwhile by disabling interrupts. Here nothing can come
- * between but at a yield, so after a yield the way down from the root is walked again instead.
+ * between but at a yield, so after a yield the way down from the root is walked again instead. What
+ * was counted may be anything by then, a page-table page too: whoever frees one that has been
+ * counted leaves it to the last reference (frames/buddy.ts).
  */
 import {
   ATP_MODE_SV39,
@@ -21,10 +23,16 @@ import {
   RAM_OFFSET,
   RAM_PFN_BASE,
 } from '#emu';
-import { fetchOr, readOnce, setField, smpRmb } from '#cells';
+import { readOnce, setBits, setField, smpRmb } from '#cells';
 import { gupPutFolio, tryGrabFolioFast } from '../folio/pin.ts';
 import { PG_REFERENCED } from '../frames/table.ts';
-import { type Path, YP_GUP_FAST_PINNED, YP_GUP_FAST_SEQ } from '../path.ts';
+import {
+  type Path,
+  YP_GUP_FAST_DONE,
+  YP_GUP_FAST_PINNED,
+  YP_GUP_FAST_READ,
+  YP_GUP_FAST_SEQ,
+} from '../path.ts';
 import { PTE_SPECIAL } from '../pgtable/pte.ts';
 import { PTE_WORDS, PTRS_PER_TABLE } from '../pgtable/walk.ts';
 import { countStat } from '../stat.ts';
@@ -82,9 +90,10 @@ function* gupFast(
   pages: Int32Array,
 ): Path<number> {
   const pin = (flags & FOLL_PIN) !== 0;
+  const { gupFastSkipsSeq, gupFastSkipsRecheck } = k.sabotage;
   const seq = readOnce(mm.writeProtectSeq, 0);
   smpRmb();
-  if (pin && (seq & 1) !== 0) return 0;
+  if (pin && (seq & 1) !== 0 && !gupFastSkipsSeq) return 0;
   if (k.watched) yield YP_GUP_FAST_SEQ;
 
   const { i32 } = k.memory;
@@ -105,6 +114,7 @@ function* gupFast(
     for (; n < end; n++, ptep += PTE_WORDS) {
       const pte = readOnce(i32, ptep);
       if ((pte & (wanted | PTE_SPECIAL)) !== wanted) break tables;
+      if (k.watched) yield YP_GUP_FAST_READ;
       const page = (pte >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
       const folio = tryGrabFolioFast(k, page, 1, flags);
       if (folio < 0) break tables;
@@ -117,22 +127,22 @@ function* gupFast(
         gone = pmdLockless(k, mm, hva / PAGE_SIZE + n) !== pmdp;
       }
       if (
-        gone ||
-        readOnce(i32, pmdp) !== pmd ||
-        readOnce(i32, ptep) !== pte ||
+        (!gupFastSkipsRecheck &&
+          (gone || readOnce(i32, pmdp) !== pmd || readOnce(i32, ptep) !== pte)) ||
         !folioAllowed(k, folio, flags) ||
         ((pte & PTE_W) === 0 && gupMustUnshare(k, null, flags, page))
       ) {
         gupPutFolio(k, folio, 1, flags);
         break tables;
       }
-      fetchOr(pageFlags, folio, PG_REFERENCED);
+      setBits(pageFlags, folio, PG_REFERENCED);
       pages[n] = page;
     }
   }
   if (acquired > 0) countStat(k, 'nr_foll_pin_acquired', acquired);
 
-  if (pin) {
+  if (pin && !gupFastSkipsSeq) {
+    if (k.watched) yield YP_GUP_FAST_DONE;
     smpRmb();
     if (readOnce(mm.writeProtectSeq, 0) !== seq) {
       gupFastUnpinUserPages(k, pages, n);
@@ -156,9 +166,16 @@ function* gupFastFallback(
   const error = gupFastRange(k, flags, start, nrPages);
   if (error !== 0) return error;
   if (nrPages === 0) return 0;
-  if ((flags & FOLL_PIN) !== 0 && !mm.hasPinned) setField(mm, 'hasPinned', true);
+  // Before the first pin: a fork that does not see the pin must see that there may be one.
+  const marks = (flags & FOLL_PIN) !== 0 && !mm.hasPinned;
+  const { gupFastMarksLate } = k.sabotage;
+  if (marks && !gupFastMarksLate) setField(mm, 'hasPinned', true);
 
   const nrFast = yield* gupFast(k, mm, start, nrPages, flags, pages);
+  if (marks && gupFastMarksLate) {
+    if (k.watched) yield YP_GUP_FAST_DONE;
+    setField(mm, 'hasPinned', true);
+  }
   if (nrFast === nrPages || (flags & FOLL_FAST_ONLY) !== 0) return nrFast;
   const nrSlow = yield* getUserPagesUnlocked(
     k,

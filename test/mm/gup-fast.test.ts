@@ -2,10 +2,13 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
 import { migrateFolio } from '../../mm/compact/migrate.ts';
+import { checkKernel } from '../../mm/check/sanitizer.ts';
 import { EBUSY, EFAULT, EINVAL } from '../../mm/errno.ts';
-import { folioPut } from '../../mm/folio/folio.ts';
-import { folioMaybeDmaPinned } from '../../mm/folio/pin.ts';
+import { folioAlloc, folioPut, folioTryGet } from '../../mm/folio/folio.ts';
+import { folioMaybeDmaPinned, GUP_PIN_COUNTING_BIAS } from '../../mm/folio/pin.ts';
+import { allocPages, freePages, GFP_KERNEL } from '../../mm/frames/buddy.ts';
 import { PG_ANON_EXCLUSIVE, PG_DIRTY, PG_REFERENCED } from '../../mm/frames/table.ts';
+import { nrFreePages } from '../../mm/frames/zone.ts';
 import { shmemCreate } from '../../mm/fs/shmem.ts';
 import { getUserPagesFast, getUserPagesFastOnly, pinUserPagesFast } from '../../mm/gup/fast.ts';
 import { FOLL_ANON, FOLL_LONGTERM, FOLL_NOFAULT, FOLL_WRITE } from '../../mm/gup/flags.ts';
@@ -14,7 +17,9 @@ import {
   drive,
   type Path,
   YP_FORK_ENTRY,
+  YP_GUP_FAST_DONE,
   YP_GUP_FAST_PINNED,
+  YP_GUP_FAST_READ,
   YP_GUP_FAST_SEQ,
   YP_GUP_LOOKED_UP,
   YP_MIGRATE_UNMAPPED,
@@ -24,7 +29,7 @@ import { pteWrite } from '../../mm/pgtable/pte.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
 import { fork } from '../../mm/vma/fork.ts';
 import { madviseDontneed } from '../../mm/vma/madvise.ts';
-import { mmCreate } from '../../mm/vma/mm.ts';
+import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { munmap } from '../../mm/vma/mmap.ts';
 import {
   createWorld,
@@ -214,6 +219,20 @@ describe('GUP-fast against fork — 1.4 steps 1 and 9, 1.5', () => {
     expect(violations(k)).toEqual([]);
   });
 
+  it('pinned and read again, then a whole fork: fork copied, and the pins are taken anew', () => {
+    const hva = setUp();
+    const pinning = pinPath(hva, 4);
+    stepTo(k, pinning, YP_GUP_FAST_DONE);
+    const child = drive(fork(k, mm));
+    if (typeof child === 'number') throw new Error(`fork: ${child}`);
+    expect(k.state.stat.fork_copied_pinned).toBe(4);
+    expect(pinsLive(k)).toBe(4);
+    expect(finish(pinning)).toBe(4);
+    expect(k.state.stat.nr_foll_pin_acquired).toBe(8);
+    unpinUserPages(k, pages, 4);
+    expect(violations(k)).toEqual([]);
+  });
+
   it('pinned, entry not yet read again, then a whole fork: fork saw the pin and copied', () => {
     const hva = setUp();
     const first = pageAt(k, mm, hva);
@@ -274,6 +293,54 @@ describe('GUP-fast against whoever clears the entry — 1.4 step 5', () => {
     expect(mm.nrTables).toBe(1);
     expect(finish(pinning)).toBe(-EFAULT);
     expect(pinsLive(k)).toBe(0);
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('zapped between reading the entry and counting: the page is free, nothing is counted', () => {
+    const hva = mapAnon(k, mm, 1);
+    store(k, mm, hva, 5);
+    const old = pageAt(k, mm, hva);
+    const pinning = pinPath(hva);
+    stepTo(k, pinning, YP_GUP_FAST_READ);
+    drive(madviseDontneed(k, mm, hva, PAGE_SIZE));
+    expect(k.state.frames.refcount[old]).toBe(0);
+    expect(finish(pinning)).toBe(1);
+    expect(pages[0]).toBe(pageAt(k, mm, hva));
+    unpinUserPage(k, pages[0]!);
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('the frame is a page table by the time it is counted: undone, and freed by the last to let go', () => {
+    const hva = mapAnon(k, mm, 1);
+    store(k, mm, hva, 5);
+    const old = pageAt(k, mm, hva);
+    const pinning = pinPath(hva);
+    stepTo(k, pinning, YP_GUP_FAST_READ);
+    drive(madviseDontneed(k, mm, hva, PAGE_SIZE));
+    // The frame freed last is handed out first: another process's root.
+    const other = mmCreate(k);
+    expect(other.pgd).toBe(old);
+    stepTo(k, pinning, YP_GUP_FAST_PINNED);
+    expect(checkKernel(k)).toEqual([]);
+    drive(mmExit(k, other));
+    expect(k.state.frames.refcount[old]).toBe(GUP_PIN_COUNTING_BIAS);
+    expect(folioAlloc(k, GFP_KERNEL)).not.toBe(old);
+    expect(checkKernel(k)).toEqual([]);
+    expect(finish(pinning)).toBe(1);
+    // Free at last, and the frame that the fault of the slow path got.
+    expect(pages[0]).toBe(old);
+    unpinUserPage(k, pages[0]!);
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('what was counted by mistake goes by its own order, the rest of its block before it', () => {
+    const free = nrFreePages(k);
+    const block = allocPages(k, 2, GFP_KERNEL);
+    expect(folioTryGet(k, block)).toBe(true);
+    freePages(k, block, 2);
+    expect(nrFreePages(k)).toBe(free - 1);
+    folioPut(k, block);
+    expect(nrFreePages(k)).toBe(free);
     expect(violations(k)).toEqual([]);
   });
 
