@@ -6,7 +6,11 @@ import { createFrameTable, PG_RESERVED, PG_UPTODATE } from './frames/table.ts';
 import { createZones } from './frames/zone.ts';
 import { folioSetFlags } from './folio/folio.ts';
 import type { Policy } from './policy.ts';
+import { createHugetlbState } from './hugetlb/state.ts';
+import { createKsmState } from './ksm/state.ts';
 import { createVmStat } from './stat.ts';
+import { createSwapState } from './swap/state.ts';
+import { createThpState } from './thp/state.ts';
 import type { Kernel, KernelState, TlbShootdown } from './types.ts';
 
 export { countStat } from './stat.ts';
@@ -37,6 +41,9 @@ export const createKernel = (options: KernelOptions): Kernel => {
     checked: false,
     sabotage: {
       forkSharesPinned: false,
+      forkKeepsExclusive: false,
+      neverUnshare: false,
+      hugetlbAlwaysReuses: false,
       migratePinned: false,
       gupFastSkipsSeq: false,
       gupFastSkipsRecheck: false,
@@ -63,5 +70,10 @@ const freshState = (nrPages: number): KernelState => ({
   nextId: 1,
   nextAsid: 1,
   zeroPage: -1,
+  hugeZeroFolio: -1,
+  thp: createThpState(),
+  swap: createSwapState(),
+  ksm: createKsmState(),
+  hugetlb: createHugetlbState(),
   stat: createVmStat(),
 });

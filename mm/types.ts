@@ -8,6 +8,10 @@
 import type { PhysMemory } from '#emu';
 import type { FrameTable } from './frames/table.ts';
 import type { Zone } from './frames/zone.ts';
+import type { HugetlbState } from './hugetlb/state.ts';
+import type { KsmNode, KsmState } from './ksm/state.ts';
+import type { SwapState } from './swap/state.ts';
+import type { ThpState } from './thp/state.ts';
 import type { Policy } from './policy.ts';
 
 /** A sleeping reader-writer lock: `readers` > 0, or `writer`, or free. */
@@ -41,13 +45,23 @@ export interface AnonVma {
   vmas: Vma[];
 }
 
-/** A file's pages: the page cache and who maps it. */
+/**
+ * A file's pages: the page cache and who maps it.
+ *
+ * `pages` has an entry for every page of a folio in the cache (pgoff -> page, not folio), and the
+ * cache holds one reference for each; hugetlbfs has one entry, at the offset of the folio's first
+ * page, and one reference.
+ */
 export interface AddressSpace {
-  kind: 'shmem';
+  kind: 'shmem' | 'hugetlbfs' | 'secretmem';
   id: number;
   nrPages: number;
-  /** pgoff -> folio. */
+  /** pgoff -> page. */
   pages: Map<number, number>;
+  /** F_SEAL_*, of a memfd (mm/fs/seals.ts). */
+  seals: number;
+  /** log2 of the pages of a folio: hugetlbfs always (9 or 18); shmem where it may (0 or 9). */
+  hugeOrder: number;
   /** VMAs that map the file (i_mmap). */
   vmas: Vma[];
   /** References by open files and VMAs; the pages go when it drops to 0. */
@@ -72,8 +86,15 @@ export interface MmStruct {
   /** Resident anonymous and file pages. */
   rssAnon: number;
   rssFile: number;
-  /** Page-table pages, the root among them. */
+  /** Pages swapped out: swap entries in the tables. */
+  rssSwap: number;
+  /** Page-table pages, the root and the deposited ones among them. */
   nrTables: number;
+  /** Tables kept back, one for each huge entry, so that a split never lacks one (pgtable_trans_huge_deposit()). */
+  deposited: number[];
+  /** RLIMIT_MEMLOCK accounting of its users, in pages. */
+  lockedVm: number;
+  pinnedVm: number;
   exited: boolean;
 }
 
@@ -132,6 +153,18 @@ export interface VmStat {
   cow_reused: number;
   fork_copied_pinned: number;
   wrprotect: number;
+  thp_fault_alloc: number;
+  thp_fault_fallback: number;
+  thp_collapse_alloc: number;
+  thp_split_page: number;
+  thp_split_page_failed: number;
+  thp_split_pmd: number;
+  thp_zero_page_alloc: number;
+  pswpin: number;
+  pswpout: number;
+  ksm_merged: number;
+  ksm_cow: number;
+  unshare_copied: number;
   notifier_invalidations: number;
   tlb_shootdowns: number;
 }
@@ -141,11 +174,17 @@ export interface KernelState {
   frames: FrameTable;
   zones: Zone[];
   mms: Map<number, MmStruct>;
-  mappings: Map<number, AnonVma | AddressSpace>;
+  mappings: Map<number, AnonVma | AddressSpace | KsmNode>;
   nextId: number;
   nextAsid: number;
   /** The page that read faults of anonymous memory map. */
   zeroPage: number;
+  /** The 2 MiB folio that read faults of huge anonymous memory map; -1 before the first. */
+  hugeZeroFolio: number;
+  thp: ThpState;
+  swap: SwapState;
+  ksm: KsmState;
+  hugetlb: HugetlbState;
   stat: VmStat;
 }
 
@@ -153,6 +192,12 @@ export interface KernelState {
 export interface Sabotage {
   /** fork shares pinned pages instead of copying them. */
   forkSharesPinned: boolean;
+  /** fork leaves the exclusive flag on pages that it shares. */
+  forkKeepsExclusive: boolean;
+  /** A read-only pin takes a page that is not the process's own as it is. */
+  neverUnshare: boolean;
+  /** A write to a shared hugetlb page never copies it. */
+  hugetlbAlwaysReuses: boolean;
   /** Migration ignores the pins of a folio. */
   migratePinned: boolean;
   /** GUP-fast pins whatever the fork sequence says. */

@@ -6,9 +6,11 @@
  * tracking does to a range: fs/proc/task_mmu.c, clear_refs_write(). There is no writeback yet, so the
  * folio stays dirty afterwards.
  */
+import { PAGE_SIZE } from '#emu';
 import { EINVAL } from '../errno.ts';
 import {
   folioLock,
+  folioMapcount,
   folioMarkDirty,
   folioPut,
   folioTryGet,
@@ -29,13 +31,20 @@ import { flushTlbPage, flushTlbRange } from '../pgtable/tlb.ts';
 import {
   nextMapped,
   PTE_WORDS,
+  pmdLeafAt,
   ptepGet,
   ptepGetAndClear,
   setPteAt,
   tableEnd,
   walkPte,
 } from '../pgtable/walk.ts';
-import { pageVmaMapped, rmapStillLinked, rmapVmas, vmaAddress } from '../rmap/rmap.ts';
+import {
+  folioVmaMappedPmd,
+  pageVmaMapped,
+  type RmapPlace,
+  rmapPlaces,
+  rmapStillLinked,
+} from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
 import {
   type Kernel,
@@ -58,21 +67,22 @@ export function* folioWriteProtect(k: Kernel, folio: number): Path<number> {
   if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
   let changed = 0;
   let wasDirty = false;
-  for (const vma of rmapVmas(k, folio)) {
-    if ((vma.flags & VM_SHARED) === 0 || !rmapStillLinked(k, folio, vma)) continue;
-    const hva = vmaAddress(k, vma, folio);
-    if (hva < 0 || pageVmaMapped(k, vma, hva, folio) === 0) continue;
+  for (const place of rmapPlaces(k, folio)) {
+    const { vma, hva, nr } = place;
+    if ((vma.flags & VM_SHARED) === 0 || !rmapStillLinked(k, folio, place)) continue;
+    if (folioMapcount(k, folio) === 0) break;
     const range = mmHasNotifiers(vma.mm)
-      ? notifierRange(vma.mm, hva, hva + 4096, MMU_NOTIFY_PROTECTION_PAGE)
+      ? notifierRange(vma.mm, hva, hva + nr * PAGE_SIZE, MMU_NOTIFY_PROTECTION_PAGE)
       : null;
     if (range !== null) {
       notifyRangeStart(k, range);
       if (k.watched) yield YP_NOTIFIER_START;
     }
-    if (rmapStillLinked(k, folio, vma)) {
-      const was = mkcleanOne(k, folio, vma, hva);
-      if (was !== 0) changed++;
-      if (pteDirty(was)) wasDirty = true;
+    if (rmapStillLinked(k, folio, place)) {
+      for (const was of mkcleanPlace(k, folio, place)) {
+        changed++;
+        if (pteDirty(was)) wasDirty = true;
+      }
     }
     if (range !== null) {
       if (k.watched) yield YP_NOTIFIER_END;
@@ -85,10 +95,22 @@ export function* folioWriteProtect(k: Kernel, folio: number): Path<number> {
   return changed;
 }
 
+/** Every entry of one VMA, a huge one or those of single pages. @returns what those were that changed */
+const mkcleanPlace = (k: Kernel, folio: number, { vma, page, nr, hva }: RmapPlace): number[] => {
+  const pmd = folioVmaMappedPmd(k, vma, hva, folio);
+  const words = pmd > 0 ? [pmd] : [];
+  if (pmd === 0)
+    for (let i = 0; i < nr; i++) words.push(pageVmaMapped(k, vma, hva + i * PAGE_SIZE, page + i));
+  const changed: number[] = [];
+  words.forEach((word, i) => {
+    const was = word > 0 ? mkcleanOne(k, vma, hva + i * PAGE_SIZE, word) : 0;
+    if (was !== 0) changed.push(was);
+  });
+  return changed;
+};
+
 /** One entry: cleared and flushed first, so that the hardware cannot set D behind our back. @returns what it was, 0 if left alone */
-const mkcleanOne = (k: Kernel, folio: number, vma: Vma, hva: number): number => {
-  const word = pageVmaMapped(k, vma, hva, folio);
-  if (word === 0) return 0;
+const mkcleanOne = (k: Kernel, vma: Vma, hva: number, word: number): number => {
   const seen = ptepGet(k, word);
   if (!pteDirty(seen) && !pteWrite(seen)) return 0;
   const pte = ptepGetAndClear(k, word);
@@ -116,6 +138,16 @@ export function* writeProtectRange(
   let changed = 0;
   for (let hva = nextMapped(k, mm, start, end); hva < end; hva = nextMapped(k, mm, hva, end)) {
     const stop = tableEnd(hva, end);
+    const pmd = pmdLeafAt(k, mm, hva);
+    if (pmd > 0) {
+      const pte = ptepGet(k, pmd);
+      if (pteWrite(pte)) {
+        setPteAt(k, pmd, pteWrprotect(pte));
+        changed++;
+      }
+      hva = stop;
+      continue;
+    }
     let word = walkPte(k, mm, hva, false);
     for (; hva < stop; hva += 4096, word += PTE_WORDS) {
       const pte = ptepGet(k, word);

@@ -7,7 +7,7 @@
  * either free, on one free list, or in use, and only one thing.
  */
 import { readOnce } from '#cells';
-import { folioNrPages, folioTestFlags } from '../folio/folio.ts';
+import { folioNrPages, folioOf, folioTestFlags, pageIndex } from '../folio/folio.ts';
 import { folioHasPincount, GUP_PIN_COUNTING_BIAS } from '../folio/pin.ts';
 import {
   PG_ANON,
@@ -43,13 +43,13 @@ export const checkCaches = (k: Kernel, census: Census, report: string[]): void =
   const { frames, mappings } = k.state;
   for (const [id, object] of mappings) {
     if (object.id !== id) report.push(`mapping ${object.id} is registered as ${id}`);
-    if (object.kind === 'anon') continue;
-    for (const [index, folio] of object.pages) {
-      const nr = folioNrPages(k, folio);
-      for (let i = 0; i < nr; i++) census.cached[folio + i] = census.cached[folio + i]! + 1;
-      if (readOnce(frames.mapping, folio) !== id || readOnce(frames.index, folio) !== (index | 0))
+    if (object.kind === 'anon' || object.kind === 'ksm') continue;
+    for (const [index, page] of object.pages) {
+      census.cached[page] = census.cached[page]! + 1;
+      const mapping = readOnce(frames.mapping, folioOf(k, page));
+      if (mapping !== id || pageIndex(k, page) !== (index | 0))
         report.push(
-          `cache: page ${folio} is at ${id}:${index}, and says ${readOnce(frames.mapping, folio)}:${readOnce(frames.index, folio)}`,
+          `cache: page ${page} is at ${id}:${index}, and says ${mapping}:${pageIndex(k, page)}`,
         );
     }
   }

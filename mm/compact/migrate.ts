@@ -125,7 +125,7 @@ function* moveToNew(k: Kernel, dst: number, src: number, ignorePins: boolean): P
 
   const { refcount, mapping, index, flags } = k.state.frames;
   const object = k.state.mappings.get(readOnce(mapping, src));
-  const cached = object !== undefined && object.kind !== 'anon';
+  const cached = object !== undefined && object.kind !== 'anon' && object.kind !== 'ksm';
   // Frozen at 0 nobody can take a reference while the cache's entry is exchanged.
   const frozen = ignorePins ? folioRefCount(k, src) : expected;
   if (cached && cmpxchg(refcount, src, frozen, 0) !== frozen) return heldBy(k, src);

@@ -8,6 +8,7 @@ import {
   folioAlloc,
   folioGet,
   folioMarkDirty,
+  folioOf,
   folioPut,
   folioRefCount,
   folioSetFlags,
@@ -54,10 +55,10 @@ import { FAULT_FLAG_UNSHARE } from './flags.ts';
  * True where the mapping is the only user of an anonymous folio that is not exclusive: a single
  * reference, its own. Any GUP reference, short or pinned, makes it false.
  */
-const canReuseAnon = (k: Kernel, vma: Vma, hva: number, folio: number): boolean => {
+const canReuseAnon = (k: Kernel, vma: Vma, folio: number): boolean => {
   if (folioTestFlags(k, folio, PG_KSM) || folioRefCount(k, folio) !== 1) return false;
   if (!folioTrylock(k, folio)) return false;
-  folioMoveAnonRmap(k, folio, vma, hva);
+  folioMoveAnonRmap(k, folio, vma);
   folioUnlock(k, folio);
   return true;
 };
@@ -85,12 +86,12 @@ export function* doWpPage(
   if ((vma.flags & (VM_SHARED | VM_MAYSHARE)) !== 0) {
     // Write-protected by somebody who wanted to know of the next write: this is it.
     reuse(k, vma, word, pte);
-    if (page >= 0) folioMarkDirty(k, page);
+    if (page >= 0) folioMarkDirty(k, folioOf(k, page));
     return 0;
   }
-  if (page >= 0 && folioTestAnon(k, page)) {
+  if (page >= 0 && folioTestAnon(k, folioOf(k, page))) {
     const exclusive = pageAnonExclusive(k, page);
-    if (exclusive || canReuseAnon(k, vma, hva, page)) {
+    if (exclusive || canReuseAnon(k, vma, page)) {
       if (!exclusive) folioSetFlags(k, page, PG_ANON_EXCLUSIVE);
       if (unshare) return 0;
       reuse(k, vma, word, pte);
@@ -113,10 +114,10 @@ function* wpPageCopy(
 ): Path<number> {
   const { mm } = vma;
   anonVmaPrepare(k, vma);
-  if (page >= 0) folioGet(k, page);
+  if (page >= 0) folioGet(k, folioOf(k, page));
   const copy = folioAlloc(k, page < 0 ? GFP_ZERO : GFP_KERNEL);
   if (copy < 0) {
-    if (page >= 0) folioPut(k, page);
+    if (page >= 0) folioPut(k, folioOf(k, page));
     return copy;
   }
   if (k.watched) yield YP_FAULT_ALLOCATED;
@@ -137,7 +138,7 @@ function* wpPageCopy(
     if (k.watched) yield YP_NOTIFIER_END;
     notifyRangeEnd(k, range);
   }
-  if (page >= 0) folioPut(k, page);
+  if (page >= 0) folioPut(k, folioOf(k, page));
   return 0;
 }
 
@@ -165,10 +166,10 @@ const install = (
     addRss(mm, true, 1);
     return;
   }
-  if (!folioTestAnon(k, page)) {
+  if (!folioTestAnon(k, folioOf(k, page))) {
     addRss(mm, false, -1);
     addRss(mm, true, 1);
   }
   folioRemoveRmap(k, page);
-  folioPut(k, page);
+  folioPut(k, folioOf(k, page));
 };

@@ -2,7 +2,7 @@
  * Folios: references, the lock, flags, and what follows when the last reference goes.
  * Compare include/linux/mm.h, include/linux/page-flags.h, mm/swap.c:folio_put().
  *
- * Every folio is one page so far; large folios (PG_HEAD, PG_TAIL) have their order in `private`.
+ * What only large folios have is in large.ts.
  */
 import { atomicAdd, fetchAndNot, fetchOr, readOnce, writeOnce } from '#cells';
 import { allocPages, freePages } from '../frames/buddy.ts';
@@ -11,14 +11,22 @@ import {
   PG_ANON_EXCLUSIVE,
   PG_DIRTY,
   PG_HEAD,
+  PG_HUGETLB,
   PG_LOCKED,
   PG_LRU,
   PG_REFERENCED,
   PG_RESERVED,
   PG_TAIL,
 } from '../frames/table.ts';
+import { freeHugetlbFolio } from '../hugetlb/pool.ts';
 import { type Path, YP_WAIT } from '../path.ts';
 import type { Kernel } from '../types.ts';
+import {
+  folioEntireMapcount,
+  folioLargeMapcount,
+  folioTestLarge,
+  folioUnprepLarge,
+} from './large.ts';
 
 /** The folio of a page: its head. */
 export const folioOf = (k: Kernel, page: number): number =>
@@ -87,7 +95,15 @@ const freeFolio = (k: Kernel, folio: number): void => {
   const flags = readOnce(k.state.frames.flags, folio);
   if ((flags & (PG_LOCKED | PG_RESERVED)) !== 0)
     throw new Error(`folio ${folio} freed while locked or reserved (0x${flags.toString(16)})`);
-  freePages(k, folio, folioOrder(k, folio));
+  const order = folioOrder(k, folio);
+  if (folioMapcount(k, folio) !== 0)
+    throw new Error(`folio ${folio} freed while ${folioMapcount(k, folio)} entries map it`);
+  if ((flags & PG_HUGETLB) !== 0) {
+    freeHugetlbFolio(k, folio);
+    return;
+  }
+  if (order > 0) folioUnprepLarge(k, folio, order);
+  freePages(k, folio, order);
 };
 
 /** Takes the folio lock if it is free. */
@@ -121,15 +137,23 @@ export const folioAddLru = (k: Kernel, folio: number): void => {
   fetchOr(k.state.frames.flags, folio, PG_LRU);
 };
 
-/** Entries that map the page. */
-export const pageMapcount = (k: Kernel, page: number): number =>
-  readOnce(k.state.frames.mapcount, page);
+/** Entries that map the page, by itself or with the whole of its folio. */
+export const pageMapcount = (k: Kernel, page: number): number => {
+  const own = readOnce(k.state.frames.mapcount, page);
+  const folio = folioOf(k, page);
+  return folioTestLarge(k, folio) ? own + folioEntireMapcount(k, folio) : own;
+};
 
-/** Entries that map any page of the folio. */
-export const folioMapcount = (k: Kernel, folio: number): number => {
-  let count = 0;
-  for (let i = 0; i < folioNrPages(k, folio); i++) count += pageMapcount(k, folio + i);
-  return count;
+/** Entries that map something of the folio. */
+export const folioMapcount = (k: Kernel, folio: number): number =>
+  folioTestLarge(k, folio)
+    ? folioLargeMapcount(k, folio)
+    : readOnce(k.state.frames.mapcount, folio);
+
+/** Offset of a page in its folio's mapping, in pages modulo 1 << 32. Compare page_pgoff(). */
+export const pageIndex = (k: Kernel, page: number): number => {
+  const folio = folioOf(k, page);
+  return (readOnce(k.state.frames.index, folio) + (page - folio)) | 0;
 };
 
 /** Says which object the folio belongs to: an id and an offset in pages (kept modulo 1 << 32). */

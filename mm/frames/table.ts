@@ -3,7 +3,8 @@
  *
  * A `page` is an index into these arrays and stands for a `struct page *`; `pfn = page +
  * RAM_PFN_BASE`. A `folio` is the page number of its head. Compare include/linux/mm_types.h and
- * include/linux/page-flags.h. 40 bytes per frame; pages of the table that nothing touches cost nothing.
+ * include/linux/page-flags.h. Of a large folio the first tail holds two counts more (mm/folio/large.ts).
+ * 44 bytes per frame; pages of the table that nothing touches cost nothing.
  */
 import { RAM_PFN_BASE } from '#emu';
 
@@ -28,6 +29,9 @@ export const PG_BUDDY = 1 << 16; // free, head of a block of 1 << `private` page
 export const PG_TABLE = 1 << 17; // a page-table page
 export const PG_KSM = 1 << 18;
 export const PG_ISOLATED = 1 << 19; // taken off its LRU list by migration or reclaim: one reference more
+export const PG_HUGETLB = 1 << 20; // head of a folio of a hugetlb pool
+export const PG_P2PDMA = 1 << 21; // ZONE_DEVICE: memory of a PCI peer
+export const PG_DEVICE_COHERENT = 1 << 22; // ZONE_DEVICE: coherent memory of a device
 
 /** One machine's frame table. Plain data: it is saved and restored as it is. */
 export interface FrameTable {
@@ -35,7 +39,7 @@ export interface FrameTable {
   flags: Int32Array;
   /** References. 0 = free. Small folios count 1024 for each pin. */
   refcount: Int32Array;
-  /** Page-table entries that map the page (plain count, not Linux's count minus one). */
+  /** Last-level entries that map the page (plain count, not Linux's count minus one). */
   mapcount: Int32Array;
   /** Pins of a large folio, on its head. */
   pincount: Int32Array;
@@ -46,13 +50,15 @@ export interface FrameTable {
   /** Links of free lists and LRU lists, -1 = none. */
   next: Int32Array;
   prev: Int32Array;
-  /** Buddy: order. Head of a folio: order. Swap cache: swap entry. */
+  /** Buddy: order. Head of a folio: order. */
   private: Int32Array;
   /** Tail pages: the folio. */
   head: Int32Array;
+  /** Swap cache (PG_SWAPCACHE): the swap slot of the folio's first page. */
+  swap: Int32Array;
 }
 
-export const FRAME_TABLE_BYTES_PER_PAGE = 40;
+export const FRAME_TABLE_BYTES_PER_PAGE = 44;
 
 export const createFrameTable = (nrPages: number): FrameTable => ({
   nrPages,
@@ -66,6 +72,7 @@ export const createFrameTable = (nrPages: number): FrameTable => ({
   prev: new Int32Array(nrPages),
   private: new Int32Array(nrPages),
   head: new Int32Array(nrPages),
+  swap: new Int32Array(nrPages),
 });
 
 export const pageToPfn = (page: number): number => page + RAM_PFN_BASE;

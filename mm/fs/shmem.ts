@@ -29,6 +29,8 @@ export const shmemCreate = (k: Kernel, nrPages: number): AddressSpace => {
     kind: 'shmem',
     id: newId(k),
     nrPages,
+    seals: 0,
+    hugeOrder: 0,
     pages: new Map(),
     vmas: [],
     users: 1,

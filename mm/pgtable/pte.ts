@@ -7,7 +7,9 @@
  *
  *   present       V=1 (or V=0 and PROT_NONE), page number at bit 10
  *   none          0
- *   not present   V=0, PROT_NONE=0: a migration entry (swapops.ts)
+ *   not present   V=0, PROT_NONE=0: a swap or migration entry, or a marker (swapops.ts)
+ *
+ * A leaf of a directory (2 MiB, 1 GiB) has the same form; where V is set, G is free for software.
  */
 import {
   PTE_A,
@@ -26,11 +28,22 @@ import { VM_EXEC, VM_MAYSHARE, VM_READ, VM_SHARED, VM_WRITE } from '../vma/flags
 
 /** Present for the kernel, invalid for the hardware: memory that nobody may access. */
 export const PTE_PROT_NONE = PTE_G;
-/** No struct page to count: the zero page. */
+/** No struct page to count: the zero page, memory that is no RAM of the kernel's. */
 export const PTE_SPECIAL = 1 << PTE_RSW_SHIFT;
+/** userfaultfd wants to know of the next write. */
+export const PTE_UFFD_WP = 2 << PTE_RSW_SHIFT;
+/** Written since the last clear_refs. The hardware's G bit, which means nothing to our harts where V is set. */
+export const PTE_SOFT_DIRTY = PTE_G;
 /** What a change of protection replaces. */
 const PTE_PROT_BITS = PTE_V | PTE_R | PTE_W | PTE_X | PTE_U | PTE_PROT_NONE;
 
+const PTE_RWX = PTE_R | PTE_W | PTE_X;
+
+/** An entry of a directory that maps memory by itself: 2 MiB, 1 GiB. Present, PROT_NONE included. */
+export const pteLeaf = (entry: number): boolean =>
+  (entry & PTE_RWX) !== 0 && (entry & (PTE_V | PTE_PROT_NONE)) !== 0;
+/** An entry of a directory that points to a table. */
+export const pteTable = (entry: number): boolean => (entry & (PTE_V | PTE_RWX)) === PTE_V;
 export const pteNone = (pte: number): boolean => pte === 0;
 export const ptePresent = (pte: number): boolean => (pte & (PTE_V | PTE_PROT_NONE)) !== 0;
 export const pteProtnone = (pte: number): boolean =>
@@ -56,6 +69,15 @@ export const pteMkclean = (pte: number): number => pte & ~PTE_D;
 export const pteMkyoung = (pte: number): number => pte | PTE_A;
 export const pteMkold = (pte: number): number => pte & ~PTE_A;
 export const pteMkspecial = (pte: number): number => pte | PTE_SPECIAL;
+export const pteUffdWp = (pte: number): boolean => (pte & PTE_UFFD_WP) !== 0;
+export const pteMkuffdWp = (pte: number): number => (pte | PTE_UFFD_WP) & ~PTE_W;
+export const pteClearUffdWp = (pte: number): number => pte & ~PTE_UFFD_WP;
+/** Of a PROT_NONE entry, whose bit says something else, the careful answer. */
+export const pteSoftDirty = (pte: number): boolean => (pte & PTE_SOFT_DIRTY) !== 0;
+export const pteMksoftDirty = (pte: number): number => pte | PTE_SOFT_DIRTY;
+export const pteClearSoftDirty = (pte: number): number =>
+  (pte & PTE_V) !== 0 ? pte & ~PTE_SOFT_DIRTY : pte;
+
 /** The same frame, A and D under another protection. */
 export const pteModify = (pte: number, prot: number): number => (pte & ~PTE_PROT_BITS) | prot;
 

@@ -1,13 +1,17 @@
 /**
- * Entries that are not present: migration entries. Compare include/linux/swapops.h.
+ * Entries that are not present: migration and swap entries, poison, markers. Compare
+ * include/linux/swapops.h.
  *
- *   31            10 9  8  7  6  5 4   1 0
- *  | page frame     | 0  0 |D |A |0|type|0|
+ *   31            10 9        8  7          6         5 4   1 0
+ *  | page frame     |0       |0 |D         |A        |0|type|0|  migration
+ *  | swap slot      |uffd-wp |0 |soft-dirty|exclusive|0|type|0|  swap
+ *  | page frame     |0       |0 |0         |0        |0|type|0|  hwpoison
+ *  | 0              |uffd-wp |0 |0         |0        |0|type|0|  marker
  *
  * A migration entry says which frame is being moved, whether the entry was writable, and whether
  * its anonymous page was exclusive; whoever meets one waits for the lock of that folio.
  */
-import { PTE_A, PTE_D, PTE_PPN_SHIFT, RAM_PFN_BASE } from '#emu';
+import { PTE_A, PTE_D, PTE_PPN_SHIFT, PTE_RSW_SHIFT, RAM_PFN_BASE } from '#emu';
 
 const SWP_TYPE_SHIFT = 1;
 const SWP_TYPE_MASK = 0xf << SWP_TYPE_SHIFT;
@@ -15,6 +19,15 @@ const SWP_TYPE_MASK = 0xf << SWP_TYPE_SHIFT;
 export const SWP_MIGRATION_READ = 1 << SWP_TYPE_SHIFT;
 export const SWP_MIGRATION_READ_EXCLUSIVE = 2 << SWP_TYPE_SHIFT;
 export const SWP_MIGRATION_WRITE = 3 << SWP_TYPE_SHIFT;
+
+export const SWP_SWAP = 4 << SWP_TYPE_SHIFT;
+export const SWP_HWPOISON = 5 << SWP_TYPE_SHIFT;
+export const SWP_PTE_MARKER = 6 << SWP_TYPE_SHIFT;
+
+/** Bits of a swap entry. A marker has the last one alone. */
+export const PTE_SWP_EXCLUSIVE = PTE_A;
+export const PTE_SWP_SOFT_DIRTY = PTE_D;
+export const PTE_SWP_UFFD_WP = 2 << PTE_RSW_SHIFT;
 
 /** Type of an entry that is neither none nor present. */
 export const swpType = (entry: number): number => entry & SWP_TYPE_MASK;
@@ -45,3 +58,20 @@ export const migrationEntryPage = (entry: number): number =>
   (entry >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
 export const isMigrationEntryYoung = (entry: number): boolean => (entry & PTE_A) !== 0;
 export const isMigrationEntryDirty = (entry: number): boolean => (entry & PTE_D) !== 0;
+
+/** @param bits PTE_SWP_* */
+export const makeSwapEntry = (slot: number, bits = 0): number =>
+  (slot << PTE_PPN_SHIFT) | SWP_SWAP | bits;
+export const isSwapEntry = (entry: number): boolean => swpType(entry) === SWP_SWAP;
+/** Slot of a swap entry. */
+export const swapEntrySlot = (entry: number): number => entry >>> PTE_PPN_SHIFT;
+export const swapEntryExclusive = (entry: number): boolean => (entry & PTE_SWP_EXCLUSIVE) !== 0;
+export const swapEntryClearExclusive = (entry: number): number => entry & ~PTE_SWP_EXCLUSIVE;
+
+export const makeHwpoisonEntry = (page: number): number =>
+  ((page + RAM_PFN_BASE) << PTE_PPN_SHIFT) | SWP_HWPOISON;
+export const isHwpoisonEntry = (entry: number): boolean => swpType(entry) === SWP_HWPOISON;
+
+/** An entry that says only that the page was write-protected by userfaultfd when it went. */
+export const makeUffdWpMarker = (): number => SWP_PTE_MARKER | PTE_SWP_UFFD_WP;
+export const isPteMarker = (entry: number): boolean => swpType(entry) === SWP_PTE_MARKER;

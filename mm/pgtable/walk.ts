@@ -4,16 +4,18 @@
  *
  * A leaf entry is named by its index in memory.i32 (its low half). What Linux does under the lock
  * of a page-table page is done here without a yield in between; after one the entry is read again.
- * Superpages are never made, so every entry above the last level is a pointer.
+ * An entry of a directory may map memory by itself: 2 MiB at level 1 (Linux's PMD), 1 GiB at
+ * level 2 (PUD, of hugetlb alone). walkPte finds nothing there, so whoever meets huge memory asks
+ * pmdLeafAt or walkLeaf first.
  */
 import { ATP_MODE_SV48, PAGE_SIZE, PTE_PPN_SHIFT, PTE_V, RAM_OFFSET, RAM_PFN_BASE } from '#emu';
-import { readOnce, setField, writeOnce } from '#cells';
+import { listPush, listRemoveAt, readOnce, setField, writeOnce } from '#cells';
 import { ENOMEM } from '../errno.ts';
 import { allocPages, freePages, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_TABLE } from '../frames/table.ts';
 import { folioSetFlags } from '../folio/folio.ts';
 import type { Kernel, MmStruct } from '../types.ts';
-import { mkPte, ptePage } from './pte.ts';
+import { mkPte, pteLeaf, pteNone, ptePage, pteTable } from './pte.ts';
 import { flushTlbMm } from './tlb.ts';
 
 /** Entries of one table, and i32 words of one entry. */
@@ -45,7 +47,8 @@ const tableAlloc = (k: Kernel, mm: MmStruct): number => {
   return page;
 };
 
-const tableFree = (k: Kernel, mm: MmStruct, page: number): void => {
+/** Gives a table back that no entry points to any more, and no TLB. */
+export const tableFree = (k: Kernel, mm: MmStruct, page: number): void => {
   setField(mm, 'nrTables', mm.nrTables - 1);
   freePages(k, page, 0);
 };
@@ -65,29 +68,74 @@ export const pgdFree = (k: Kernel, mm: MmStruct): void => {
 };
 
 /**
- * Finds the leaf entry of an address.
+ * Finds the entry of an address at a level, whatever is in it.
+ * @param level 0 = leaf table, 1 = PMD, 2 = PUD
  * @param alloc make the tables that are missing
- * @returns its index in memory.i32; 0 where a table is missing; -ENOMEM
+ * @returns its index in memory.i32; 0 where a table is missing, or where a larger leaf is; -ENOMEM
+ * @throws Error with `alloc` where a larger leaf is in the way: it is to be split before
  */
-export const walkPte = (k: Kernel, mm: MmStruct, hva: number, alloc: boolean): number => {
+export const walkEntry = (
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  level: number,
+  alloc: boolean,
+): number => {
   const { i32 } = k.memory;
   let table = mm.pgd;
-  for (let level = topLevel(k); level > 0; level--) {
-    const word = entryWord(table, level, hva);
+  for (let at = topLevel(k); at > level; at--) {
+    const word = entryWord(table, at, hva);
     const entry = readOnce(i32, word);
-    if ((entry & PTE_V) !== 0) {
+    if (pteTable(entry)) {
       table = (entry >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
       continue;
     }
     if (!alloc) return 0;
+    if (!pteNone(entry))
+      throw new Error(`mm ${mm.id}: a huge entry at hva ${hva} is in the way of a table`);
     table = tableAlloc(k, mm);
     if (table < 0) return -ENOMEM;
     writeOnce(i32, word, mkPte(table, PTE_V));
   }
-  return entryWord(table, 0, hva);
+  return entryWord(table, level, hva);
 };
 
-/** The first address from `hva` on, below `end`, that has a leaf table; `end` without one. */
+/** walkEntry of the leaf table. */
+export const walkPte = (k: Kernel, mm: MmStruct, hva: number, alloc: boolean): number =>
+  walkEntry(k, mm, hva, 0, alloc);
+
+/** Word of the PMD entry of `hva` where that maps 2 MiB by itself, else 0. */
+export const pmdLeafAt = (k: Kernel, mm: MmStruct, hva: number): number => {
+  const word = walkEntry(k, mm, hva, 1, false);
+  return word > 0 && pteLeaf(readOnce(k.memory.i32, word)) ? word : 0;
+};
+
+/**
+ * Finds the entry that ends the walk: at any level, a present leaf, one that is not present, or none.
+ * @returns word and level in one number: leafWord() and leafLevel() take it apart
+ */
+export const walkLeaf = (k: Kernel, mm: MmStruct, hva: number): number => {
+  let table = mm.pgd;
+  for (let level = topLevel(k); ; level--) {
+    const word = entryWord(table, level, hva);
+    if (level === 0) return word * LEAF_LEVELS;
+    const entry = readOnce(k.memory.i32, word);
+    if (!pteTable(entry)) return word * LEAF_LEVELS + level;
+    table = ptePage(entry);
+  }
+};
+
+const LEAF_LEVELS = 4;
+export const leafWord = (leaf: number): number => Math.floor(leaf / LEAF_LEVELS);
+export const leafLevel = (leaf: number): number => leaf % LEAF_LEVELS;
+/** Pages that an entry of a level maps: 1, 512, 262144. */
+export const levelPages = (level: number): number => levelBytes(level) / PAGE_SIZE;
+
+/** Frame that `hva` itself is in, where the present leaf `entry` of `level` maps it. */
+export const leafPage = (entry: number, level: number, hva: number): number =>
+  ptePage(entry) + (Math.floor(hva / PAGE_SIZE) % levelPages(level));
+
+/** The first address from `hva` on, below `end`, that has a leaf table or a huge leaf; `end` without one. */
 export const nextMapped = (k: Kernel, mm: MmStruct, hva: number, end: number): number => {
   const { i32 } = k.memory;
   const top = topLevel(k);
@@ -95,16 +143,39 @@ export const nextMapped = (k: Kernel, mm: MmStruct, hva: number, end: number): n
   while (at < end) {
     let table = mm.pgd;
     let level = top;
+    let entry = 0;
     for (; level > 0; level--) {
-      const entry = readOnce(i32, entryWord(table, level, at));
-      if ((entry & PTE_V) === 0) break;
+      entry = readOnce(i32, entryWord(table, level, at));
+      if (!pteTable(entry)) break;
       table = ptePage(entry);
     }
-    if (level === 0) return at;
+    if (level === 0 || !pteNone(entry)) return at;
     at = at - (at % levelBytes(level)) + levelBytes(level);
   }
   return end;
 };
+
+/** A table kept back for the day the huge entry that is about to be made is split. @returns 0 or -ENOMEM */
+export const depositTable = (k: Kernel, mm: MmStruct): number => {
+  const table = tableAlloc(k, mm);
+  if (table < 0) return table;
+  listPush(mm.deposited, table);
+  return 0;
+};
+
+/** Takes a table that was kept back, zeroed. @throws Error without one */
+export const withdrawTable = (mm: MmStruct): number => {
+  const table = listRemoveAt(mm.deposited, mm.deposited.length - 1);
+  if (table === undefined) throw new Error(`mm ${mm.id}: no table was deposited`);
+  return table;
+};
+
+/** A huge entry goes without a split: one table less to keep. */
+export const freeDeposited = (k: Kernel, mm: MmStruct): void => tableFree(k, mm, withdrawTable(mm));
+
+/** Hangs a table below a PMD entry that is none, or a huge leaf that it replaces. */
+export const setPmdTable = (k: Kernel, word: number, table: number): void =>
+  writeOnce(k.memory.i32, word, mkPte(table, PTE_V));
 
 /** End of the part of [hva, end) that the leaf table of `hva` maps. */
 export const tableEnd = (hva: number, end: number): number =>
@@ -162,6 +233,7 @@ const unlinkTables = (
     const word = entryWord(table, level, at);
     const entry = readOnce(i32, word);
     if ((entry & PTE_V) === 0) continue;
+    if (!pteTable(entry)) throw new Error(`a huge entry is left at hva ${at}`);
     const child = ptePage(entry);
     if (level > 1) {
       const from = Math.max(start, at);

@@ -5,15 +5,19 @@
  * The caller holds the folio's lock from before the first entry until after the last: whoever
  * faults on one waits for it.
  */
+import { PAGE_SIZE } from '#emu';
 import { EAGAIN, EBUSY } from '../errno.ts';
 import {
   folioGet,
   folioMapcount,
   folioMarkDirty,
+  folioOf,
   folioPut,
   folioTestAnon,
+  folioTestFlags,
   pageAnonExclusive,
 } from '../folio/folio.ts';
+import { PG_KSM } from '../frames/table.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -45,18 +49,19 @@ import {
   SWP_MIGRATION_WRITE,
 } from '../pgtable/swapops.ts';
 import { flushTlbPage } from '../pgtable/tlb.ts';
-import { ptepGet, ptepGetAndClear, setPteAt, walkPte } from '../pgtable/walk.ts';
+import { pmdLeafAt, ptepGet, ptepGetAndClear, setPteAt, walkPte } from '../pgtable/walk.ts';
+import { splitHugePmdLocked } from '../thp/split-pmd.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
 import {
   folioAddAnonRmap,
   folioAddFileRmap,
   folioRemoveRmap,
   folioTryShareAnonRmap,
+  folioVmaMappedPmd,
   pageVmaMapped,
+  type RmapPlace,
+  rmapPlaces,
   rmapStillLinked,
-  rmapVmaList,
-  rmapVmas,
-  vmaAddress,
 } from './rmap.ts';
 
 /** Rounds over the VMAs before giving up: a fork may add mappings behind the walk. */
@@ -70,18 +75,18 @@ const MIGRATE_ROUNDS = 3;
  */
 export function* tryToMigrate(k: Kernel, folio: number): Path<number> {
   for (let round = 0; round < MIGRATE_ROUNDS && folioMapcount(k, folio) > 0; round++) {
-    for (const vma of rmapVmas(k, folio)) {
-      if (!rmapStillLinked(k, folio, vma)) continue;
-      const hva = vmaAddress(k, vma, folio);
-      if (hva < 0 || pageVmaMapped(k, vma, hva, folio) === 0) continue;
+    for (const place of rmapPlaces(k, folio)) {
+      if (!rmapStillLinked(k, folio, place)) continue;
+      const { vma, hva, nr } = place;
+      if (!mapsSomething(k, place)) continue;
       const range = mmHasNotifiers(vma.mm)
-        ? notifierRange(vma.mm, hva, hva + 4096, MMU_NOTIFY_CLEAR)
+        ? notifierRange(vma.mm, hva, hva + nr * PAGE_SIZE, MMU_NOTIFY_CLEAR)
         : null;
       if (range !== null) {
         notifyRangeStart(k, range);
         if (k.watched) yield YP_NOTIFIER_START;
       }
-      const error = rmapStillLinked(k, folio, vma) ? migrateOne(k, folio, vma, hva) : 0;
+      const error = rmapStillLinked(k, folio, place) ? migratePlace(k, folio, place) : 0;
       if (range !== null) {
         if (k.watched) yield YP_NOTIFIER_END;
         notifyRangeEnd(k, range);
@@ -92,14 +97,33 @@ export function* tryToMigrate(k: Kernel, folio: number): Path<number> {
   return folioMapcount(k, folio) === 0 ? 0 : -EAGAIN;
 }
 
+/** Is any page of the place mapped there? */
+const mapsSomething = (k: Kernel, { vma, page, nr, hva }: RmapPlace): boolean => {
+  if (pmdLeafAt(k, vma.mm, hva) > 0) return true;
+  for (let i = 0; i < nr; i++)
+    if (pageVmaMapped(k, vma, hva + i * PAGE_SIZE, page + i) > 0) return true;
+  return false;
+};
+
+/** All entries of one VMA; a huge one is split before, as TTU_SPLIT_HUGE_PMD asks for. */
+const migratePlace = (k: Kernel, folio: number, { vma, page, nr, hva }: RmapPlace): number => {
+  const pmd = folioVmaMappedPmd(k, vma, hva, folio);
+  if (pmd > 0) splitHugePmdLocked(k, vma, hva, pmd);
+  for (let i = 0; i < nr; i++) {
+    const error = migrateOne(k, page + i, vma, hva + i * PAGE_SIZE);
+    if (error !== 0) return error;
+  }
+  return 0;
+};
+
 /** One entry, under its lock: cleared, flushed, the pins looked at, and replaced. @returns 0 or -EBUSY */
 const migrateOne = (k: Kernel, page: number, vma: Vma, hva: number): number => {
   const word = pageVmaMapped(k, vma, hva, page);
   if (word === 0) return 0;
   const pte = ptepGetAndClear(k, word);
   flushTlbPage(k, vma.mm, hva);
-  if (pteDirty(pte)) folioMarkDirty(k, page);
-  const exclusive = folioTestAnon(k, page) && pageAnonExclusive(k, page);
+  if (pteDirty(pte)) folioMarkDirty(k, folioOf(k, page));
+  const exclusive = folioTestAnon(k, folioOf(k, page)) && pageAnonExclusive(k, page);
   if (exclusive && folioTryShareAnonRmap(k, page) !== 0) {
     setPteAt(k, word, pte);
     return -EBUSY;
@@ -109,32 +133,45 @@ const migrateOne = (k: Kernel, page: number, vma: Vma, hva: number): number => {
   else if (exclusive) type = SWP_MIGRATION_READ_EXCLUSIVE;
   setPteAt(k, word, makeMigrationEntry(page, type, pte));
   folioRemoveRmap(k, page);
-  folioPut(k, page);
+  folioPut(k, folioOf(k, page));
   return 0;
 };
 
 /**
- * Replaces every migration entry of frame `from` by an entry for `to`, which has `from`'s mapping
- * and index by now (or is `from`, after a failure). Without a yield: an entry left behind would
- * never go. The caller holds the lock of `to`.
+ * Replaces every migration entry of the folio `from` by an entry for `to`, which has `from`'s
+ * mapping, index and size by now (or is `from`, after a failure or a split). Without a yield: an
+ * entry left behind would never go. The caller holds the lock of `to`.
  */
 export const removeMigrationPtes = (k: Kernel, from: number, to: number): void => {
   const anon = folioTestAnon(k, to);
-  for (const vma of rmapVmaList(k, to)) {
-    const hva = vmaAddress(k, vma, to);
-    if (hva < 0) continue;
-    const word = walkPte(k, vma.mm, hva, false);
-    if (word <= 0) continue;
-    const entry = ptepGet(k, word);
-    if (pteNone(entry) || ptePresent(entry)) continue;
-    if (!isMigrationEntry(entry) || migrationEntryPage(entry) !== from) continue;
-    let pte = mkPte(to, vmPageProt(vma.flags));
-    if (isMigrationEntryYoung(entry)) pte = pteMkyoung(pte);
-    if (isMigrationEntryDirty(entry)) pte = pteMkdirty(pte);
-    if (isWritableMigrationEntry(entry)) pte = maybeMkwrite(pte, vma.flags);
-    folioGet(k, to);
-    if (anon) folioAddAnonRmap(k, to, !isReadableMigrationEntry(entry));
-    else folioAddFileRmap(k, to);
-    setPteAt(k, word, pte);
+  for (const { vma, page, nr, hva } of rmapPlaces(k, to)) {
+    for (let i = 0; i < nr; i++) {
+      const word = walkPte(k, vma.mm, hva + i * PAGE_SIZE, false);
+      if (word > 0) restoreOne(k, vma, word, page + i, from + (page + i - to), to, anon);
+    }
   }
+};
+
+/** One entry: if it is a migration entry of frame `was`, it maps `page` of the folio `to` again. */
+const restoreOne = (
+  k: Kernel,
+  vma: Vma,
+  word: number,
+  page: number,
+  was: number,
+  to: number,
+  anon: boolean,
+): void => {
+  const entry = ptepGet(k, word);
+  if (pteNone(entry) || ptePresent(entry)) return;
+  if (!isMigrationEntry(entry) || migrationEntryPage(entry) !== was) return;
+  let pte = mkPte(page, vmPageProt(vma.flags));
+  if (isMigrationEntryYoung(entry)) pte = pteMkyoung(pte);
+  if (isMigrationEntryDirty(entry)) pte = pteMkdirty(pte);
+  if (isWritableMigrationEntry(entry)) pte = maybeMkwrite(pte, vma.flags);
+  folioGet(k, to);
+  if (anon && !folioTestFlags(k, to, PG_KSM))
+    folioAddAnonRmap(k, page, !isReadableMigrationEntry(entry));
+  else folioAddFileRmap(k, page);
+  setPteAt(k, word, pte);
 };

@@ -20,9 +20,22 @@ export const VM_MAYREAD = 0x10;
 export const VM_MAYWRITE = 0x20;
 export const VM_MAYEXEC = 0x40;
 export const VM_MAYSHARE = 0x80;
+export const VM_UFFD_MISSING = 0x200;
 export const VM_PFNMAP = 0x400;
+/** userfaultfd wants to know of writes (CONFIG_HAVE_ARCH_USERFAULTFD_WP). */
+export const VM_UFFD_WP = 0x1000;
+export const VM_LOCKED = 0x2000;
 export const VM_IO = 0x4000;
 export const VM_DONTCOPY = 0x2_0000;
+export const VM_DONTEXPAND = 0x4_0000;
+export const VM_HUGETLB = 0x40_0000;
+/** Writes are tracked by soft-dirty bits. */
+export const VM_SOFTDIRTY = 0x800_0000;
+export const VM_MIXEDMAP = 0x1000_0000;
+export const VM_HUGEPAGE = 0x2000_0000;
+export const VM_NOHUGEPAGE = 0x4000_0000;
+/** Bit 31: negative as a number, like every int32 with that bit. */
+export const VM_MERGEABLE = 1 << 31;
 
 export const VM_ACCESS_FLAGS = VM_READ | VM_WRITE | VM_EXEC;
 /** VM_MAYx = VM_x << VM_MAY_SHIFT. */

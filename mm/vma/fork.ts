@@ -8,17 +8,20 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { atomicAdd, setField } from '#cells';
-import { ENOMEM } from '../errno.ts';
+import { EAGAIN, ENOMEM } from '../errno.ts';
 import {
   folioAddLru,
   folioAlloc,
   folioGet,
+  folioOf,
   folioPut,
   folioSetFlags,
   folioTestAnon,
+  folioTestFlags,
 } from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
-import { PG_UPTODATE } from '../frames/table.ts';
+import { PG_KSM, PG_UPTODATE } from '../frames/table.ts';
+import { copyHugetlbRange } from '../hugetlb/fork.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -40,30 +43,71 @@ import {
   vmPageProt,
 } from '../pgtable/pte.ts';
 import {
+  isMigrationEntry,
   isReadableMigrationEntry,
+  isSwapEntry,
   migrationEntryAs,
   migrationEntryPage,
   SWP_MIGRATION_READ,
+  swapEntryClearExclusive,
+  swapEntryExclusive,
+  swapEntrySlot,
 } from '../pgtable/swapops.ts';
 import { flushTlbMm } from '../pgtable/tlb.ts';
-import { nextMapped, PTE_WORDS, ptepGet, setPteAt, tableEnd, walkPte } from '../pgtable/walk.ts';
+import {
+  depositTable,
+  freeDeposited,
+  nextMapped,
+  PTE_WORDS,
+  pmdLeafAt,
+  ptepGet,
+  setPteAt,
+  tableEnd,
+  walkEntry,
+  walkPte,
+} from '../pgtable/walk.ts';
 import { anonVmaFork } from '../rmap/anon-vma.ts';
-import { folioAddFileRmap, folioAddNewAnonRmap, folioTryDupAnonRmap } from '../rmap/rmap.ts';
+import {
+  folioAddFileRmap,
+  folioAddNewAnonRmap,
+  folioTryDupAnonRmap,
+  folioTryDupAnonRmapPmd,
+} from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
+import { swapDuplicate } from '../swap/slots.ts';
+import { splitHugePmdLocked } from '../thp/split-pmd.ts';
+import { HPAGE_PMD_NR } from '../thp/state.ts';
 import { type Kernel, MMU_NOTIFY_PROTECTION_PAGE, type MmStruct, type Vma } from '../types.ts';
-import { isCowMapping, VM_DONTCOPY, VM_SHARED } from './flags.ts';
+import {
+  isCowMapping,
+  VM_DONTCOPY,
+  VM_HUGETLB,
+  VM_MIXEDMAP,
+  VM_PFNMAP,
+  VM_SHARED,
+  VM_UFFD_WP,
+} from './flags.ts';
 import { mmapWriteLock, mmapWriteTrylock, mmapWriteUnlock } from './lock.ts';
 import { mmExit, mmTryCreate } from './mm.ts';
 import { vmaAlloc, vmaAppend } from './vma.ts';
 import { addRss } from './zap.ts';
 
-/** A migration entry: shared by both from now on, if it was anything more. */
+/** Swap and migration entries: shared by both from now on, if they were anything more. Poison and markers as they are. */
 const copyNonpresent = (k: Kernel, dst: Vma, src: Vma, to: number, from: number): void => {
   let entry = ptepGet(k, from);
-  addRss(dst.mm, folioTestAnon(k, migrationEntryPage(entry)), 1);
-  if (!isReadableMigrationEntry(entry) && isCowMapping(src.flags)) {
-    entry = migrationEntryAs(entry, SWP_MIGRATION_READ);
-    setPteAt(k, from, entry);
+  if (isSwapEntry(entry)) {
+    swapDuplicate(k, swapEntrySlot(entry));
+    setField(dst.mm, 'rssSwap', dst.mm.rssSwap + 1);
+    if (swapEntryExclusive(entry)) {
+      entry = swapEntryClearExclusive(entry);
+      setPteAt(k, from, entry);
+    }
+  } else if (isMigrationEntry(entry)) {
+    addRss(dst.mm, folioTestAnon(k, folioOf(k, migrationEntryPage(entry))), 1);
+    if (!isReadableMigrationEntry(entry) && isCowMapping(src.flags)) {
+      entry = migrationEntryAs(entry, SWP_MIGRATION_READ);
+      setPteAt(k, from, entry);
+    }
   }
   setPteAt(k, to, entry);
 };
@@ -95,15 +139,16 @@ const copyPresent = (
   let pte = ptepGet(k, from);
   const page = vmNormalPage(pte);
   if (page >= 0) {
-    const anon = folioTestAnon(k, page);
-    folioGet(k, page);
-    if (!anon) {
+    const folio = folioOf(k, page);
+    const anon = folioTestAnon(k, folio);
+    folioGet(k, folio);
+    if (!anon || folioTestFlags(k, folio, PG_KSM)) {
       folioAddFileRmap(k, page);
     } else {
       const careful = src.mm.hasPinned && !k.sabotage.forkSharesPinned;
       if (folioTryDupAnonRmap(k, page, careful) !== 0) {
         const error = copyPinned(k, dst, hva, to, page);
-        folioPut(k, page);
+        folioPut(k, folio);
         return error;
       }
     }
@@ -118,9 +163,44 @@ const copyPresent = (
   return 0;
 };
 
+/**
+ * An entry that maps 2 MiB, whole: the child gets the same. Where it may be pinned it is split in
+ * the parent instead, and goes page by page. Compare copy_huge_pmd().
+ * @returns 0; -EAGAIN: split, or a file's (the child finds it again); -ENOMEM
+ */
+const copyHugePmd = (k: Kernel, dst: Vma, src: Vma, hva: number, from: number): number => {
+  const folio = vmNormalPage(ptepGet(k, from));
+  if (folio >= 0 && !folioTestAnon(k, folio)) return -EAGAIN;
+  const to = walkEntry(k, dst.mm, hva, 1, true);
+  if (to < 0) return to;
+  const error = depositTable(k, dst.mm);
+  if (error !== 0) return error;
+  if (folio >= 0) {
+    folioGet(k, folio);
+    const careful = src.mm.hasPinned && !k.sabotage.forkSharesPinned;
+    if (folioTryDupAnonRmapPmd(k, folio, careful) !== 0) {
+      folioPut(k, folio);
+      freeDeposited(k, dst.mm);
+      splitHugePmdLocked(k, src, hva, from);
+      return -EAGAIN;
+    }
+    addRss(dst.mm, true, HPAGE_PMD_NR);
+  }
+  const pmd = pteWrprotect(ptepGet(k, from));
+  setPteAt(k, from, pmd);
+  setPteAt(k, to, pteMkold(pmd));
+  return 0;
+};
+
 /** The entries of one leaf table's part of a VMA. @returns 0 or -ENOMEM */
 const copyPteRange = (k: Kernel, dst: Vma, src: Vma, start: number, end: number): number => {
+  const pmd = pmdLeafAt(k, src.mm, start);
+  if (pmd > 0) {
+    const error = copyHugePmd(k, dst, src, start, pmd);
+    if (error !== -EAGAIN) return error;
+  }
   let from = walkPte(k, src.mm, start, false);
+  if (from === 0) return 0;
   let to = walkPte(k, dst.mm, start, true);
   if (to < 0) return to;
   for (let hva = start; hva < end; hva += PAGE_SIZE, from += PTE_WORDS, to += PTE_WORDS) {
@@ -133,9 +213,13 @@ const copyPteRange = (k: Kernel, dst: Vma, src: Vma, start: number, end: number)
 };
 
 /** A file mapping without private pages is left out: faults find its pages again. */
-const needsCopy = (src: Vma): boolean => src.mapping === null || src.anonVma !== null;
+const needsCopy = (src: Vma): boolean =>
+  src.mapping === null ||
+  src.anonVma !== null ||
+  (src.flags & (VM_PFNMAP | VM_MIXEDMAP | VM_UFFD_WP)) !== 0;
 
 function* copyPageRange(k: Kernel, dst: Vma, src: Vma): Path<number> {
+  if ((src.flags & VM_HUGETLB) !== 0) return yield* copyHugetlbRange(k, dst, src);
   if (!needsCopy(src)) return 0;
   const { mm } = src;
   const cow = isCowMapping(src.flags);

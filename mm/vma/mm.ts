@@ -47,7 +47,11 @@ export const mmTryCreate = (k: Kernel): MmStruct | null => {
     notifiers: [],
     rssAnon: 0,
     rssFile: 0,
+    rssSwap: 0,
     nrTables: 0,
+    deposited: [],
+    lockedVm: 0,
+    pinnedVm: 0,
     exited: false,
   };
   if (pgdAlloc(k, mm) < 0) return null;

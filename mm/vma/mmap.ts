@@ -152,7 +152,7 @@ export function* munmap(k: Kernel, mm: MmStruct, hva: number, lenBytes: number):
 /** The same under the lock: VMAs first, then what they mapped, then the tables. */
 function* munmapLocked(k: Kernel, mm: MmStruct, start: number, end: number): Path<void> {
   if (isFree(mm, start, end)) return;
-  const first = isolateRange(mm, start, end);
+  const first = isolateRange(k, mm, start, end);
   const detached: Vma[] = [];
   for (let vma = mm.vmas[first]; vma !== undefined && vma.start < end; vma = mm.vmas[first]) {
     vmaDetach(mm, first);

@@ -2,7 +2,8 @@
 import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import { EACCES, EINVAL, ENOMEM } from '../errno.ts';
-import { folioTestAnon, pageAnonExclusive } from '../folio/folio.ts';
+import { folioOf, folioTestAnon, pageAnonExclusive } from '../folio/folio.ts';
+import { hugetlbChangeProtection } from '../hugetlb/protect.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -22,6 +23,7 @@ import {
   vmPageProt,
 } from '../pgtable/pte.ts';
 import {
+  isMigrationEntry,
   isWritableMigrationEntry,
   migrationEntryAs,
   migrationEntryPage,
@@ -32,6 +34,7 @@ import { flushTlbRange } from '../pgtable/tlb.ts';
 import {
   nextMapped,
   PTE_WORDS,
+  pmdLeafAt,
   ptepGet,
   ptepGetAndClear,
   setPteAt,
@@ -39,8 +42,10 @@ import {
   taskSize,
   walkPte,
 } from '../pgtable/walk.ts';
+import { splitHugePmdLocked } from '../thp/split-pmd.ts';
+import { HPAGE_PMD_SIZE } from '../thp/state.ts';
 import { type Kernel, MMU_NOTIFY_PROTECTION_VMA, type MmStruct, type Vma } from '../types.ts';
-import { VM_ACCESS_FLAGS, VM_MAY_SHIFT, VM_SHARED, VM_WRITE } from './flags.ts';
+import { VM_ACCESS_FLAGS, VM_HUGETLB, VM_MAY_SHIFT, VM_SHARED, VM_WRITE } from './flags.ts';
 import { mmapWriteLock, mmapWriteTrylock, mmapWriteUnlock } from './lock.ts';
 import { isolateRange, mergeAround, vmaIndexAbove } from './vma.ts';
 
@@ -52,7 +57,7 @@ export const canChangePteWritable = (k: Kernel, vma: Vma, pte: number): boolean 
   if ((vma.flags & VM_WRITE) === 0 || pteProtnone(pte)) return false;
   if ((vma.flags & VM_SHARED) !== 0) return pteDirty(pte);
   const page = vmNormalPage(pte);
-  return page >= 0 && folioTestAnon(k, page) && pageAnonExclusive(k, page);
+  return page >= 0 && folioTestAnon(k, folioOf(k, page)) && pageAnonExclusive(k, page);
 };
 
 /** One entry under new protection bits; what a migration entry was allowed is asked for again by a fault. */
@@ -66,8 +71,8 @@ const changePte = (k: Kernel, vma: Vma, word: number, prot: number): boolean => 
     setPteAt(k, word, pte);
     return pte !== old;
   }
-  if (isWritableMigrationEntry(old)) {
-    const anon = folioTestAnon(k, migrationEntryPage(old));
+  if (isMigrationEntry(old) && isWritableMigrationEntry(old)) {
+    const anon = folioTestAnon(k, folioOf(k, migrationEntryPage(old)));
     const type = anon ? SWP_MIGRATION_READ_EXCLUSIVE : SWP_MIGRATION_READ;
     setPteAt(k, word, migrationEntryAs(old, type));
   }
@@ -76,6 +81,10 @@ const changePte = (k: Kernel, vma: Vma, word: number, prot: number): boolean => 
 
 /** Gives every entry of [start, end) of a VMA the bits that the VMA's flags ask for. */
 function* changeProtection(k: Kernel, vma: Vma, start: number, end: number): Path<void> {
+  if ((vma.flags & VM_HUGETLB) !== 0) {
+    yield* hugetlbChangeProtection(k, vma, start, end);
+    return;
+  }
   const { mm } = vma;
   const prot = vmPageProt(vma.flags);
   const range = mmHasNotifiers(mm)
@@ -89,9 +98,19 @@ function* changeProtection(k: Kernel, vma: Vma, start: number, end: number): Pat
     const from = at;
     const to = tableEnd(at, end);
     let changed = false;
-    let word = walkPte(k, mm, at, false);
-    for (; at < to; at += PAGE_SIZE, word += PTE_WORDS)
-      if (changePte(k, vma, word, prot)) changed = true;
+    let pmd = pmdLeafAt(k, mm, at);
+    if (pmd > 0 && to - from < HPAGE_PMD_SIZE) {
+      splitHugePmdLocked(k, vma, at, pmd);
+      pmd = 0;
+    }
+    if (pmd > 0) {
+      changed = changePte(k, vma, pmd, prot);
+      at = to;
+    } else {
+      const word = walkPte(k, mm, at, false);
+      for (let i = 0; at < to; at += PAGE_SIZE, i++)
+        if (word > 0 && changePte(k, vma, word + i * PTE_WORDS, prot)) changed = true;
+    }
     if (changed) {
       if (k.watched) yield YP_PROTECT;
       flushTlbRange(k, mm, from, to);
@@ -141,7 +160,7 @@ function* mprotectLocked(
     if ((flags & ~(flags >> VM_MAY_SHIFT) & VM_ACCESS_FLAGS) !== 0) return -EACCES;
     const to = Math.min(found.end, end);
     if (flags !== found.flags) {
-      const i = isolateRange(mm, at, to);
+      const i = isolateRange(k, mm, at, to);
       const vma = mm.vmas[i];
       if (vma === undefined) throw new Error('a VMA vanished under mmap_lock');
       setField(vma, 'flags', flags);

@@ -8,6 +8,7 @@ import { listInsert, listPush, listRemoveAt, setField } from '#cells';
 import { mappingLink, mappingUnlink } from '../fs/shmem.ts';
 import type { Path } from '../path.ts';
 import { anonVmaClone, unlinkAnonVmas } from '../rmap/anon-vma.ts';
+import { splitHugePmdAcross } from '../thp/split-pmd.ts';
 import type { AddressSpace, Kernel, MmStruct, Vma } from '../types.ts';
 
 /** Index of the first VMA that ends above `hva`; the list's length without one. Compare find_vma(). */
@@ -65,7 +66,8 @@ export function* vmaFree(k: Kernel, vma: Vma): Path<void> {
 const pgoffAt = (vma: Vma, hva: number): number => vma.pgoff + (hva - vma.start) / PAGE_SIZE;
 
 /** Splits a VMA at `hva`, strictly inside of it: it keeps the lower part. @returns the upper part */
-export const splitVma = (vma: Vma, hva: number): Vma => {
+export const splitVma = (k: Kernel, vma: Vma, hva: number): Vma => {
+  splitHugePmdAcross(k, vma, hva);
   const { mm } = vma;
   const upper = vmaAlloc(mm, hva, vma.end, vma.flags, vma.mapping, pgoffAt(vma, hva));
   upper.anonVma = vma.anonVma;
@@ -76,11 +78,11 @@ export const splitVma = (vma: Vma, hva: number): Vma => {
 };
 
 /** Splits so that no VMA straddles `start` or `end`. @returns index of the first VMA above `start` */
-export const isolateRange = (mm: MmStruct, start: number, end: number): number => {
+export const isolateRange = (k: Kernel, mm: MmStruct, start: number, end: number): number => {
   const first = findVma(mm, start);
-  if (first !== null && first.start < start) splitVma(first, start);
+  if (first !== null && first.start < start) splitVma(k, first, start);
   const last = findVma(mm, end);
-  if (last !== null && last.start < end) splitVma(last, end);
+  if (last !== null && last.start < end) splitVma(k, last, end);
   return vmaIndexAbove(mm, start);
 };
 

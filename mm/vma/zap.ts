@@ -4,7 +4,14 @@
  */
 import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
-import { folioMarkAccessed, folioMarkDirty, folioPut, folioTestAnon } from '../folio/folio.ts';
+import {
+  folioMarkAccessed,
+  folioMarkDirty,
+  folioOf,
+  folioPut,
+  folioTestAnon,
+} from '../folio/folio.ts';
+import { unmapHugetlbRange } from '../hugetlb/unmap.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -13,18 +20,29 @@ import {
 } from '../notifier/notifier.ts';
 import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START, YP_PROTECT } from '../path.ts';
 import { pteDirty, pteNone, ptePresent, pteYoung, vmNormalPage } from '../pgtable/pte.ts';
-import { migrationEntryPage } from '../pgtable/swapops.ts';
+import {
+  isMigrationEntry,
+  isSwapEntry,
+  migrationEntryPage,
+  swapEntrySlot,
+} from '../pgtable/swapops.ts';
 import { flushTlbRange } from '../pgtable/tlb.ts';
 import {
+  freeDeposited,
   nextMapped,
   PTE_WORDS,
+  pmdLeafAt,
   ptepGet,
   ptepGetAndClear,
   tableEnd,
   walkPte,
 } from '../pgtable/walk.ts';
-import { folioRemoveRmap } from '../rmap/rmap.ts';
+import { folioRemoveRmap, folioRemoveRmapPmd } from '../rmap/rmap.ts';
+import { freeSwapAndCache } from '../swap/slots.ts';
+import { splitHugePmdLocked } from '../thp/split-pmd.ts';
+import { HPAGE_PMD_NR, HPAGE_PMD_SIZE } from '../thp/state.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
+import { VM_HUGETLB } from './flags.ts';
 
 /** One page more (or less) of the kind that `anon` says is mapped. */
 export const addRss = (mm: MmStruct, anon: boolean, delta: number): void => {
@@ -32,26 +50,56 @@ export const addRss = (mm: MmStruct, anon: boolean, delta: number): void => {
   else setField(mm, 'rssFile', mm.rssFile + delta);
 };
 
-/** Clears one entry; pushes the page whose reference is to be dropped after the flush. */
+/** Clears one entry; pushes the folio whose reference is to be dropped after the flush. */
 const zapPte = (k: Kernel, mm: MmStruct, word: number, gather: number[]): void => {
   const pte = ptepGet(k, word);
   if (pteNone(pte)) return;
   const old = ptepGetAndClear(k, word);
   if (!ptePresent(old)) {
-    // A migration entry counts as resident, but holds neither reference nor mapping.
-    addRss(mm, folioTestAnon(k, migrationEntryPage(old)), -1);
+    zapNonpresent(k, mm, old);
     return;
   }
   const page = vmNormalPage(old);
   if (page < 0) return;
-  const anon = folioTestAnon(k, page);
-  if (!anon) {
-    if (pteDirty(old)) folioMarkDirty(k, page);
-    if (pteYoung(old)) folioMarkAccessed(k, page);
-  }
-  addRss(mm, anon, -1);
+  const folio = folioOf(k, page);
+  noteUse(k, folio, old);
+  addRss(mm, folioTestAnon(k, folio), -1);
   folioRemoveRmap(k, page);
-  gather.push(page);
+  gather.push(folio);
+};
+
+/** An entry that is not present: what it stands for is one less. */
+const zapNonpresent = (k: Kernel, mm: MmStruct, old: number): void => {
+  if (isSwapEntry(old)) {
+    setField(mm, 'rssSwap', mm.rssSwap - 1);
+    freeSwapAndCache(k, swapEntrySlot(old));
+  } else if (isMigrationEntry(old)) {
+    // It counts as resident, but holds neither reference nor mapping.
+    addRss(mm, folioTestAnon(k, folioOf(k, migrationEntryPage(old))), -1);
+  }
+};
+
+/** The A and D bits of a file's entry are remembered by the folio. */
+const noteUse = (k: Kernel, folio: number, pte: number): void => {
+  if (folioTestAnon(k, folio)) return;
+  if (pteDirty(pte)) folioMarkDirty(k, folio);
+  if (pteYoung(pte)) folioMarkAccessed(k, folio);
+};
+
+/** Clears an entry that maps 2 MiB. Compare zap_huge_pmd(). */
+const zapPmd = (k: Kernel, mm: MmStruct, word: number, gather: number[]): void => {
+  const old = ptepGetAndClear(k, word);
+  const folio = vmNormalPage(old);
+  if (folio < 0) {
+    freeDeposited(k, mm);
+    return;
+  }
+  const anon = folioTestAnon(k, folio);
+  noteUse(k, folio, old);
+  addRss(mm, anon, -HPAGE_PMD_NR);
+  folioRemoveRmapPmd(k, folio);
+  if (anon) freeDeposited(k, mm);
+  gather.push(folio);
 };
 
 /**
@@ -66,6 +114,10 @@ export function* zapRange(
   end: number,
   event: number,
 ): Path<void> {
+  if ((vma.flags & VM_HUGETLB) !== 0) {
+    yield* unmapHugetlbRange(k, vma, start, end, event);
+    return;
+  }
   const { mm } = vma;
   const range = mmHasNotifiers(mm) ? notifierRange(mm, start, end, event) : null;
   if (range !== null) {
@@ -77,11 +129,23 @@ export function* zapRange(
     // One table at a time: its lock is dropped, and its pages freed, before the next.
     const from = at;
     const to = tableEnd(at, end);
-    let word = walkPte(k, mm, at, false);
-    for (; at < to; at += PAGE_SIZE, word += PTE_WORDS) zapPte(k, mm, word, gather);
+    let pmd = pmdLeafAt(k, mm, at);
+    if (pmd > 0 && to - from < HPAGE_PMD_SIZE) {
+      splitHugePmdLocked(k, vma, at, pmd);
+      pmd = 0;
+    }
+    if (pmd > 0) {
+      zapPmd(k, mm, pmd, gather);
+      at = to;
+    } else {
+      // A file's huge entry that was split is gone, and no table has taken its place.
+      const word = walkPte(k, mm, at, false);
+      for (let i = 0; at < to; at += PAGE_SIZE, i++)
+        if (word > 0) zapPte(k, mm, word + i * PTE_WORDS, gather);
+    }
     if (k.watched) yield YP_PROTECT;
     flushTlbRange(k, mm, from, to);
-    for (const page of gather) folioPut(k, page);
+    for (const folio of gather) folioPut(k, folio);
     gather.length = 0;
     at = nextMapped(k, mm, to, end);
   }

@@ -1,0 +1,26 @@
+/** Swap: one device in memory of the host, its slots and the swap cache. Compare include/linux/swap.h. */
+
+/** Plain data. A slot is a page-sized place on the device, numbered from 1. */
+export interface SwapState {
+  /** Slots of the device; 0 = swap is off. */
+  nrSlots: number;
+  /** By slot: entries that name it, in any page table, and one more while the swap cache does; 0 = free. */
+  count: Uint16Array;
+  /** By slot: its bytes, made when it is first written. */
+  data: Map<number, Uint8Array>;
+  /** Slot -> page, for every page of a folio in the swap cache. */
+  cache: Map<number, number>;
+  nrFree: number;
+  /** Where the search for free slots goes on. */
+  next: number;
+}
+
+/** No device yet. */
+export const createSwapState = (): SwapState => ({
+  nrSlots: 0,
+  count: new Uint16Array(0),
+  data: new Map(),
+  cache: new Map(),
+  nrFree: 0,
+  next: 1,
+});
