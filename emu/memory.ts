@@ -6,6 +6,7 @@
  * Whoever changes RAM behind the harts' backs (DMA, the host kernel) does it through the writing
  * methods here, because they drop decoded instructions of the bytes they change.
  */
+import { noteBytes } from '#cells';
 import {
   CODE_FLAGS,
   PAGE_MASK,
@@ -79,13 +80,19 @@ export class PhysMemory {
   /** Stores bytes into RAM. @throws RangeError outside RAM */
   writeBytes(pa: number, bytes: Uint8Array): void {
     this.checkRange(pa, bytes.length);
-    const offset = this.offsetOf(pa);
+    this.setBytes(this.offsetOf(pa), bytes);
+  }
+
+  /** Stores bytes at an offset. */
+  setBytes(offset: number, bytes: Uint8Array): void {
+    noteBytes(this.u8, offset, bytes.length);
     this.u8.set(bytes, offset);
     this.wrote(offset, bytes.length);
   }
 
   /** Copies inside RAM, by offsets; overlapping ranges as memmove. */
   copyWithin(toOffset: number, fromOffset: number, lenBytes: number): void {
+    noteBytes(this.u8, toOffset, lenBytes);
     this.u8.copyWithin(toOffset, fromOffset, fromOffset + lenBytes);
     this.wrote(toOffset, lenBytes);
   }
@@ -96,6 +103,7 @@ export class PhysMemory {
 
   zeroPage(page: number): void {
     const offset = this.pageOffset(page);
+    noteBytes(this.u8, offset, PAGE_SIZE);
     this.u8.fill(0, offset, offset + PAGE_SIZE);
     this.wrote(offset, PAGE_SIZE);
   }

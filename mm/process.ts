@@ -97,8 +97,7 @@ export class HostProcess {
       const n = Math.min(bytes.length - done, PAGE_SIZE - ((hva + done) % PAGE_SIZE));
       const offset = yield* this.offset(hva + done, 1, true);
       if (offset < 0) return offset;
-      memory.u8.set(bytes.subarray(done, done + n), offset);
-      memory.wrote(offset, n);
+      memory.setBytes(offset, bytes.subarray(done, done + n));
       done += n;
     }
     return 0;

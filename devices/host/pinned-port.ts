@@ -165,8 +165,7 @@ export class PinnedPort implements DmaEnginePort {
       run = Math.min(lenBytes - done, pageRest(gpa + done));
       const offset = this.offsetAt(gpa + done, true);
       if (offset < 0) return DMA_FAULT;
-      memory.u8.set(from.subarray(fromOffset + done, fromOffset + done + run), offset);
-      memory.wrote(offset, run);
+      memory.setBytes(offset, from.subarray(fromOffset + done, fromOffset + done + run));
       this.wrote(gpa + done, run);
     }
     return DMA_OK;

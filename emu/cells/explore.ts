@@ -1,103 +1,69 @@
 /**
  * Access to state that two actors can touch, as the explorer uses it: the names of plain.ts with an
- * undo journal, access sets and store buffers behind them.
+ * undo journal (journal.ts), access sets (access.ts) and store buffers behind them.
  *
- * - The journal takes back everything that went through the cells since a mark, byte by byte and in
- *   the order of maps and lists, store buffers included.
- * - An access set says what an actor has read and written: words by buffer and index, so that two
- *   views of one word are one location. Fields, maps and lists are read without a cell; a write to
- *   one of them therefore counts as touching whatever the others do (`conflicting`).
- * - Under 'tso' a writeOnce goes into its actor's first-in-first-out buffer, where only the actor
- *   itself sees it, and reaches memory when the buffer is flushed: by smpMb, by an atomic, or when the
- *   explorer says so. Writes to fields, maps and lists are not delayed; they flush first, so that
- *   stores stay in order. Store buffers are all of x86-TSO (Owens, Sarkar, Sewell 2009) and the part of
- *   RVWMO that is called Ztso; reordering beyond them is left out.
+ * Memory model 'tso': what an actor stores goes into its first-in-first-out buffer, where only the
+ * actor itself sees it, and reaches memory when the buffer is flushed: by smpMb, by an atomic that
+ * returns a value, or when the explorer says so. These are the store buffers of x86-TSO (Owens,
+ * Sarkar, Sewell 2009) and of Ztso, the same part of RVWMO. Two things go beyond x86:
+ *
+ * - An atomic without a value (atomicAddRelaxed, setBits, clearBits) waits in the buffer as a plain
+ *   store does, and is applied to what it finds when it reaches memory. So Linux defines atomic_add()
+ *   and set_bit() (Documentation/atomic_t.txt, atomic_bitops.txt: they order nothing), and so riscv
+ *   (amoadd.w without aq and rl) and arm64 (stadd) may run them; on x86 the lock prefix is a barrier.
+ * - A page-table entry is cleared by a plain store. Linux's ptep_get_and_clear() is a full barrier on
+ *   x86 and riscv, and none on arm64; callers that need one ask for it.
+ *
+ * Loads are in order and never early; reordering beyond this is left out. Writes to fields, maps,
+ * lists and runs of bytes are not delayed; they flush first, so that stores stay in order, and a lock
+ * that is a field is released after what it guards.
  *
  * One exploration at a time in a process: the cells' signatures have no room for a context.
  */
+import { ACCESS_READ, ACCESS_WRITE, noteObject, noteWord, takeAccesses } from './access.ts';
+import {
+  bufferIndex,
+  journalChanges,
+  journalMark,
+  journalPush,
+  journalReset,
+  journalRollback,
+  type Store,
+} from './journal.ts';
+
+export { ACCESS_READ, ACCESS_WRITE, conflicting, takeAccesses } from './access.ts';
+export type { AccessSet } from './access.ts';
+export type { Change, Store } from './journal.ts';
 
 /** True in the build that keeps a journal. */
 export const EXPLORING = true;
 
-/** Sequentially consistent, or total store order. */
+/** Sequentially consistent, or with store buffers. */
 export type MemoryModel = 'sc' | 'tso';
 
-/** A store on its way to memory. */
-interface Store {
-  words: Int32Array;
-  index: number;
-  value: number;
-}
-
-/** How to take one thing back. */
-type Undo =
-  | { kind: 'word'; words: Int32Array; index: number; old: number }
-  | { kind: 'field'; record: object; key: PropertyKey; existed: boolean; old: unknown }
-  | { kind: 'map-set'; map: Map<unknown, unknown>; key: unknown; existed: boolean; old: unknown }
-  | { kind: 'map-delete'; map: Map<unknown, unknown>; key: unknown; position: number; old: unknown }
-  | { kind: 'list-insert'; list: unknown[]; index: number }
-  | { kind: 'list-remove'; list: unknown[]; index: number; item: unknown }
-  | { kind: 'buffered'; actor: number }
-  | { kind: 'flushed'; actor: number; store: Store };
-
-export const ACCESS_READ = 1;
-export const ACCESS_WRITE = 2;
-
-/** What one actor did since the sets were last taken. */
-export interface AccessSet {
-  /** Buffer -> index of the word in it -> ACCESS_READ | ACCESS_WRITE. */
-  words: Map<ArrayBufferLike, Map<number, number>>;
-  /** Records and maps -> keys written; lists -> the one key 'list'. */
-  objects: Map<object, Set<unknown>>;
-}
-
-let undos: Undo[] = [];
 let actor = 0;
 let model: MemoryModel = 'sc';
 let dropped: 'none' | 'all' | ReadonlySet<number> = 'none';
 let buffers: Map<number, Store[]> = new Map();
-let accesses: Map<number, AccessSet> = new Map();
 
 /* ---- the explorer's side ---- */
 
 /** Everything since a mark can be taken back. */
 export const journal = {
   /** A place to come back to. */
-  mark: (): number => undos.length,
+  mark: journalMark,
   /** Takes back all that was done since `to`; the access sets begin anew. @throws RangeError */
   rollback: (to: number): void => {
-    if (to < 0 || to > undos.length) throw new RangeError(`no mark ${to} among ${undos.length}`);
-    while (undos.length > to) {
-      const undo = undos.pop();
-      if (undo !== undefined) takeBack(undo);
-    }
-    accesses = new Map();
+    journalRollback(to);
+    takeAccesses();
   },
+  /** What is different since a mark; counters of events and store buffers are left out. */
+  changes: journalChanges,
 };
 
 /** Whoever acts from now on: its store buffer, its access set. */
 export const setActor = (id: number): void => {
   actor = id;
-};
-
-/** What every actor accessed since the last call; the sets begin anew. */
-export const takeAccesses = (): Map<number, AccessSet> => {
-  const taken = accesses;
-  accesses = new Map();
-  return taken;
-};
-
-/** Could the order of these two matter? True wherever it cannot be ruled out. */
-export const conflicting = (a: AccessSet, b: AccessSet): boolean => {
-  if (a.objects.size > 0 || b.objects.size > 0) return true;
-  for (const [buffer, words] of a.words) {
-    const others = b.words.get(buffer);
-    if (others === undefined) continue;
-    for (const [index, kind] of words)
-      if (((kind | (others.get(index) ?? 0)) & ACCESS_WRITE) !== 0 && others.has(index))
-        return true;
-  }
-  return false;
 };
 
 /** Changes the memory model; what is still buffered reaches memory first. */
@@ -113,15 +79,19 @@ export const flushStoreBuffer = (id: number): void => {
 
 /** The oldest store of an actor reaches memory. Returns false when there is none. */
 export const flushOldestStore = (id: number): boolean => {
-  const store = buffers.get(id)?.shift();
-  if (store === undefined) return false;
-  undos.push({ kind: 'flushed', actor: id, store });
-  storeWord(store.words, store.index, store.value, id);
+  const buffer = buffers.get(id);
+  const store = buffer?.shift();
+  if (buffer === undefined || store === undefined) return false;
+  journalPush({ kind: 'flushed', buffer, store });
+  applyStore(store, id);
   return true;
 };
 
 /** Stores of an actor that have not reached memory. */
 export const storeBufferLength = (id: number): number => buffers.get(id)?.length ?? 0;
+
+/** The store that flushOldestStore() would let reach memory. */
+export const oldestStore = (id: number): Store | undefined => buffers.get(id)?.[0];
 
 /** Whose smpMb() does nothing: nobody's, everybody's, or that of these actors. */
 export const dropBarriers = (of: 'none' | 'all' | readonly number[]): void => {
@@ -130,40 +100,29 @@ export const dropBarriers = (of: 'none' | 'all' | readonly number[]): void => {
 
 /** Forgets the journal, buffered stores, access sets and settings: a fresh exploration. */
 export const resetExploration = (): void => {
-  undos = [];
+  journalReset();
+  takeAccesses();
   actor = 0;
   model = 'sc';
   dropped = 'none';
   buffers = new Map();
-  accesses = new Map();
 };
 
 /* ---- the cells, as in plain.ts ---- */
 
 export const readOnce = (words: Int32Array, index: number): number => {
   const own = buffers.get(actor);
-  if (own !== undefined)
-    for (let i = own.length - 1; i >= 0; i--) {
-      const store = own[i];
-      if (store !== undefined && sameWord(store, words, index)) return store.value;
-    }
-  noteWord(words, index, ACCESS_READ, actor);
-  return words[index]!;
+  if (own === undefined || own.length === 0) return loadWord(words, index);
+  const stores = own.filter((store) => sameWord(store, words, index));
+  // What lies before a plain store of one's own cannot be seen; then memory is not read at all.
+  const from = stores.findLastIndex((store) => store.kind === 'set');
+  let value = from < 0 ? loadWord(words, index) : 0;
+  for (const store of stores.slice(Math.max(from, 0))) value = applied(store, value);
+  return value;
 };
 
-export const writeOnce = (words: Int32Array, index: number, value: number): void => {
-  if (model === 'sc') {
-    storeWord(words, index, value, actor);
-    return;
-  }
-  let own = buffers.get(actor);
-  if (own === undefined) {
-    own = [];
-    buffers.set(actor, own);
-  }
-  own.push({ words, index, value: value | 0 });
-  undos.push({ kind: 'buffered', actor });
-};
+export const writeOnce = (words: Int32Array, index: number, value: number): void =>
+  storeLater({ words, index, kind: 'set', value: value | 0 });
 
 /** Adds, and returns the new value. A full barrier, as atomic_add_return is. */
 export const atomicAdd = (words: Int32Array, index: number, delta: number): number => {
@@ -173,9 +132,8 @@ export const atomicAdd = (words: Int32Array, index: number, delta: number): numb
 };
 
 /** Adds, says nothing, and orders nothing: atomic_add(). */
-export const atomicAddRelaxed = (words: Int32Array, index: number, delta: number): void => {
-  atomicAdd(words, index, delta);
-};
+export const atomicAddRelaxed = (words: Int32Array, index: number, delta: number): void =>
+  storeLater({ words, index, kind: 'add', value: delta });
 
 /** Stores `desired` if the word is `expected`; returns what the word was. */
 export const cmpxchg = (
@@ -204,14 +162,12 @@ export const fetchAndNot = (words: Int32Array, index: number, bits: number): num
 };
 
 /** Sets bits, says nothing, and orders nothing: set_bit(). */
-export const setBits = (words: Int32Array, index: number, bits: number): void => {
-  fetchOr(words, index, bits);
-};
+export const setBits = (words: Int32Array, index: number, bits: number): void =>
+  storeLater({ words, index, kind: 'or', value: bits });
 
 /** Clears bits, says nothing, and orders nothing: clear_bit(). */
-export const clearBits = (words: Int32Array, index: number, bits: number): void => {
-  fetchAndNot(words, index, bits);
-};
+export const clearBits = (words: Int32Array, index: number, bits: number): void =>
+  storeLater({ words, index, kind: 'andnot', value: bits });
 
 /** Full memory barrier, unless it was dropped. */
 export const smpMb = (): void => {
@@ -222,6 +178,13 @@ export const smpMb = (): void => {
 export const smpRmb = (): void => {};
 export const smpWmb = (): void => {};
 
+/** To be called before bytes of memory are changed by other means than the cells. */
+export const noteBytes = (bytes: Uint8Array, offset: number, lenBytes: number): void => {
+  flushStoreBuffer(actor);
+  journalPush({ kind: 'bytes', bytes, offset, old: bytes.slice(offset, offset + lenBytes) });
+  noteObject(bytes, 'bytes', actor);
+};
+
 /** Sets one field of a shared record. */
 export const setField = <T extends object, K extends keyof T>(
   record: T,
@@ -230,38 +193,38 @@ export const setField = <T extends object, K extends keyof T>(
 ): void => {
   flushStoreBuffer(actor);
   const existed = Object.hasOwn(record, key);
-  undos.push({ kind: 'field', record, key, existed, old: record[key] });
-  noteObject(record, key);
+  journalPush({ kind: 'field', record, key, existed, old: record[key] });
+  noteObject(record, key, actor);
   record[key] = value;
 };
 
-/** Adds to a number that is only counted up and reported: ordered with nothing. */
+/** Adds to a number that is only counted up and reported: ordered with nothing, in nobody's access set. */
 export const addField = <K extends string>(
   record: Record<K, number>,
   key: K,
   delta: number,
 ): void => {
-  undos.push({ kind: 'field', record, key, existed: true, old: record[key] });
+  journalPush({ kind: 'count', record, key, old: record[key] });
   record[key] += delta;
 };
 
 export const mapSet = <K, V>(map: Map<K, V>, key: K, value: V): void => {
   flushStoreBuffer(actor);
   const existed = map.has(key);
-  undos.push({
+  journalPush({
     kind: 'map-set',
     map: map as Map<unknown, unknown>,
     key,
     existed,
     old: map.get(key),
   });
-  noteObject(map, key);
+  noteObject(map, key, actor);
   map.set(key, value);
 };
 
 export const mapDelete = <K, V>(map: Map<K, V>, key: K): boolean => {
   flushStoreBuffer(actor);
-  noteObject(map, key);
+  noteObject(map, key, actor);
   if (!map.has(key)) return false;
   let position = 0;
   for (const other of map.keys()) {
@@ -269,15 +232,15 @@ export const mapDelete = <K, V>(map: Map<K, V>, key: K): boolean => {
     position++;
   }
   const old = map.get(key);
-  undos.push({ kind: 'map-delete', map: map as Map<unknown, unknown>, key, position, old });
+  journalPush({ kind: 'map-delete', map: map as Map<unknown, unknown>, key, position, old });
   return map.delete(key);
 };
 
 /** Inserts at `index` of a shared list. */
 export const listInsert = <T>(list: T[], index: number, item: T): void => {
   flushStoreBuffer(actor);
-  noteObject(list, 'list');
-  undos.push({ kind: 'list-insert', list, index: spliceIndex(list, index) });
+  noteObject(list, 'list', actor);
+  journalPush({ kind: 'list-insert', list, index: spliceIndex(list, index) });
   list.splice(index, 0, item);
 };
 
@@ -286,11 +249,11 @@ export const listPush = <T>(list: T[], item: T): void => listInsert(list, list.l
 /** Removes and returns the item at `index`. */
 export const listRemoveAt = <T>(list: T[], index: number): T | undefined => {
   flushStoreBuffer(actor);
-  noteObject(list, 'list');
+  noteObject(list, 'list', actor);
   const at = spliceIndex(list, index);
   if (at >= list.length) return undefined;
   const item = list.splice(at, 1)[0];
-  undos.push({ kind: 'list-remove', list, index: at, item });
+  journalPush({ kind: 'list-remove', list, index: at, item });
   return item;
 };
 
@@ -300,85 +263,59 @@ export const listRemoveAt = <T>(list: T[], index: number): T | undefined => {
 const spliceIndex = (list: readonly unknown[], index: number): number =>
   index < 0 ? Math.max(list.length + index, 0) : Math.min(index, list.length);
 
-/** An atomic's load: everything buffered is in memory, and so is what it will store. */
-const readForUpdate = (words: Int32Array, index: number): number => {
-  flushStoreBuffer(actor);
+const loadWord = (words: Int32Array, index: number): number => {
   noteWord(words, index, ACCESS_READ, actor);
   return words[index]!;
 };
 
+/** An atomic's load: everything buffered is in memory, and so is what it will store. */
+const readForUpdate = (words: Int32Array, index: number): number => {
+  flushStoreBuffer(actor);
+  return loadWord(words, index);
+};
+
+/** Into the actor's buffer; at once into memory where there are none. */
+const storeLater = (store: Store): void => {
+  if (model === 'sc') {
+    applyStore(store, actor);
+    return;
+  }
+  let own = buffers.get(actor);
+  if (own === undefined) {
+    own = [];
+    buffers.set(actor, own);
+  }
+  own.push(store);
+  journalPush({ kind: 'buffered', buffer: own });
+};
+
+/** A store reaches memory. */
+const applyStore = (store: Store, by: number): void => {
+  const { words, index } = store;
+  if (store.kind !== 'set') noteWord(words, index, ACCESS_READ, by);
+  storeWord(words, index, applied(store, words[index]!), by);
+};
+
+/** What the word is after the store, when it was `value` before. */
+const applied = (store: Store, value: number): number => {
+  switch (store.kind) {
+    case 'set':
+      return store.value;
+    case 'add':
+      return (value + store.value) | 0;
+    case 'or':
+      return value | store.value;
+    case 'andnot':
+      return value & ~store.value;
+  }
+};
+
 const storeWord = (words: Int32Array, index: number, value: number, by: number): void => {
-  undos.push({ kind: 'word', words, index, old: words[index]! });
+  journalPush({ kind: 'word', words, index, old: words[index]! });
   noteWord(words, index, ACCESS_WRITE, by);
   words[index] = value;
 };
 
-/** Index of a word counted from the start of its buffer. */
-const bufferIndex = (words: Int32Array, index: number): number => words.byteOffset / 4 + index;
-
 const sameWord = (store: Store, words: Int32Array, index: number): boolean =>
   store.words.buffer === words.buffer &&
   bufferIndex(store.words, store.index) === bufferIndex(words, index);
-
-const accessSetOf = (id: number): AccessSet => {
-  let set = accesses.get(id);
-  if (set === undefined) {
-    set = { words: new Map(), objects: new Map() };
-    accesses.set(id, set);
-  }
-  return set;
-};
-
-const noteWord = (words: Int32Array, index: number, kind: number, by: number): void => {
-  const { words: buffersOf } = accessSetOf(by);
-  let indices = buffersOf.get(words.buffer);
-  if (indices === undefined) {
-    indices = new Map();
-    buffersOf.set(words.buffer, indices);
-  }
-  const at = bufferIndex(words, index);
-  indices.set(at, (indices.get(at) ?? 0) | kind);
-};
-
-const noteObject = (object: object, key: unknown): void => {
-  const { objects } = accessSetOf(actor);
-  const keys = objects.get(object);
-  if (keys === undefined) objects.set(object, new Set([key]));
-  else keys.add(key);
-};
-
-const takeBack = (undo: Undo): void => {
-  switch (undo.kind) {
-    case 'word':
-      undo.words[undo.index] = undo.old;
-      break;
-    case 'field':
-      if (undo.existed) Reflect.set(undo.record, undo.key, undo.old);
-      else Reflect.deleteProperty(undo.record, undo.key);
-      break;
-    case 'map-set':
-      if (undo.existed) undo.map.set(undo.key, undo.old);
-      else undo.map.delete(undo.key);
-      break;
-    case 'map-delete': {
-      // A map keeps the order of insertion: what came after the key is inserted anew, after it.
-      const later = [...undo.map].slice(undo.position);
-      for (const [key] of later) undo.map.delete(key);
-      undo.map.set(undo.key, undo.old);
-      for (const [key, value] of later) undo.map.set(key, value);
-      break;
-    }
-    case 'list-insert':
-      undo.list.splice(undo.index, 1);
-      break;
-    case 'list-remove':
-      undo.list.splice(undo.index, 0, undo.item);
-      break;
-    case 'buffered':
-      buffers.get(undo.actor)?.pop();
-      break;
-    case 'flushed':
-      buffers.get(undo.actor)?.unshift(undo.store);
-      break;
-  }
-};

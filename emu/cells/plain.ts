@@ -69,6 +69,9 @@ export const smpMb = (): void => {};
 export const smpRmb = (): void => {};
 export const smpWmb = (): void => {};
 
+/** To be called before bytes of memory are changed by other means than the cells. */
+export const noteBytes = (_bytes: Uint8Array, _offset: number, _lenBytes: number): void => {};
+
 /** Sets one field of a shared record. */
 export const setField = <T extends object, K extends keyof T>(
   record: T,

@@ -44,7 +44,6 @@ export const writePinnedPage = (
   lenBytes: number,
 ): void => {
   checkPinned(k, page, offset, lenBytes);
-  const to = k.memory.pageOffset(page) + offset;
-  k.memory.u8.set(from.subarray(fromOffset, fromOffset + lenBytes), to);
-  k.memory.wrote(to, lenBytes);
+  const bytes = from.subarray(fromOffset, fromOffset + lenBytes);
+  k.memory.setBytes(k.memory.pageOffset(page) + offset, bytes);
 };

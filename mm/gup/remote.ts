@@ -49,8 +49,7 @@ export function* accessRemoteVm(
     const offset = k.memory.pageOffset(page) + inPage;
     const folio = folioOf(k, page);
     if (write) {
-      k.memory.u8.set(buf.subarray(done, done + lenBytes), offset);
-      k.memory.wrote(offset, lenBytes);
+      k.memory.setBytes(offset, buf.subarray(done, done + lenBytes));
       if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
       folioMarkDirty(k, folio);
       folioUnlock(k, folio);
