@@ -6,7 +6,7 @@
  * in different address spaces. The walk goes over the VMAs of the folio's anon_vma, file or KSM node.
  */
 import { PAGE_SIZE } from '#emu';
-import { atomicAdd, fetchAndNot, fetchOr, readOnce, smpMb, writeOnce } from '#cells';
+import { atomicAdd, clearBits, fetchAndNot, fetchOr, readOnce, smpMb, writeOnce } from '#cells';
 import { EBUSY } from '../errno.ts';
 import { folioNrPages, folioOf, folioSetMapping, pageIndex } from '../folio/folio.ts';
 import { folioAddEntireMapcount, folioAddLargeMapcount, folioTestLarge } from '../folio/large.ts';
@@ -137,7 +137,7 @@ const tryShareInFork = (k: Kernel, page: number, mustCopyPinned: boolean): numbe
 export const folioTryShareAnonRmap = (k: Kernel, page: number): number => {
   smpMb();
   if (folioMaybeDmaPinned(k, folioOf(k, page)) && !k.sabotage.migratePinned) return -EBUSY;
-  fetchAndNot(k.state.frames.flags, page, PG_ANON_EXCLUSIVE);
+  clearBits(k.state.frames.flags, page, PG_ANON_EXCLUSIVE);
   return 0;
 };
 
