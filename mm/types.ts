@@ -8,7 +8,7 @@
 import type { PhysMemory } from '#emu';
 import type { FrameTable } from './frames/table.ts';
 import type { Zone } from './frames/zone.ts';
-import type { HugetlbState } from './hugetlb/state.ts';
+import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
 import type { KsmNode, KsmState } from './ksm/state.ts';
 import type { SwapState } from './swap/state.ts';
 import type { ThpState } from './thp/state.ts';
@@ -36,6 +36,10 @@ export interface Vma {
   anonVma: AnonVma | null;
   /** Every anon_vma this VMA may have pages of: its own and, after fork, its ancestors'. */
   anonChain: AnonVma[];
+  /** Private hugetlb: what its maker was promised (HPAGE_RESV_OWNER); null after fork, or with MAP_NORESERVE. */
+  resv: ResvMap | null;
+  /** Private hugetlb: a page was taken back for its owner, so faults kill (HPAGE_RESV_UNMAPPED). */
+  resvUnmapped: boolean;
 }
 
 /** What the rmap of anonymous pages starts from. Compare mm/rmap.c. */
@@ -62,6 +66,8 @@ export interface AddressSpace {
   seals: number;
   /** log2 of the pages of a folio: hugetlbfs always (9 or 18); shmem where it may (0 or 9). */
   hugeOrder: number;
+  /** hugetlbfs: pages that are in the file or promised to its shared mappings; otherwise null. */
+  resv: ResvMap | null;
   /** VMAs that map the file (i_mmap). */
   vmas: Vma[];
   /** References by open files and VMAs; the pages go when it drops to 0. */
@@ -88,6 +94,8 @@ export interface MmStruct {
   rssFile: number;
   /** Pages swapped out: swap entries in the tables. */
   rssSwap: number;
+  /** Pages that hugetlb maps, which count nowhere else. */
+  hugetlbUsage: number;
   /** Page-table pages, the root and the deposited ones among them. */
   nrTables: number;
   /** Tables kept back, one for each huge entry, so that a split never lacks one (pgtable_trans_huge_deposit()). */

@@ -31,6 +31,7 @@ export const shmemCreate = (k: Kernel, nrPages: number): AddressSpace => {
     nrPages,
     seals: 0,
     hugeOrder: 0,
+    resv: null,
     pages: new Map(),
     vmas: [],
     users: 1,

@@ -48,6 +48,7 @@ export const mmTryCreate = (k: Kernel): MmStruct | null => {
     rssAnon: 0,
     rssFile: 0,
     rssSwap: 0,
+    hugetlbUsage: 0,
     nrTables: 0,
     deposited: [],
     lockedVm: 0,

@@ -39,7 +39,18 @@ export const vmaAlloc = (
   flags: number,
   mapping: AddressSpace | null,
   pgoff: number,
-): Vma => ({ mm, start, end, flags, pgoff, mapping, anonVma: null, anonChain: [] });
+): Vma => ({
+  mm,
+  start,
+  end,
+  flags,
+  pgoff,
+  mapping,
+  anonVma: null,
+  anonChain: [],
+  resv: null,
+  resvUnmapped: false,
+});
 
 /** Puts a VMA into its address space, and its file's list. @throws Error where it overlaps another */
 export const vmaLink = (vma: Vma): void => {
