@@ -48,6 +48,7 @@ export { allocPages, freePages, GFP_DMA32, GFP_KERNEL, GFP_ZERO } from './frames
 export {
   FRAME_TABLE_BYTES_PER_PAGE,
   PG_ANON,
+  PG_ANON_EXCLUSIVE,
   PG_BUDDY,
   PG_RESERVED,
   PG_TABLE,
@@ -85,11 +86,20 @@ export {
   YP_WAIT,
 } from './path.ts';
 export type { Path } from './path.ts';
-export { pteDirty, ptePage, ptePresent, pteSpecial, pteWrite } from './pgtable/pte.ts';
-export { ptepGet, taskSize, walkPte } from './pgtable/walk.ts';
+export {
+  pteDirty,
+  pteMkclean,
+  ptePage,
+  ptePresent,
+  pteSpecial,
+  pteWrite,
+  pteWrprotect,
+} from './pgtable/pte.ts';
+export { ptepGet, ptepGetAndClear, setPteAt, taskSize, walkPte } from './pgtable/walk.ts';
 export { createPolicy, isPolicyName, POLICY_NAMES } from './policy.ts';
 export type { GupApi, Policy, PolicyName } from './policy.ts';
 export { HostProcess } from './process.ts';
+export { folioTryShareAnonRmap } from './rmap/rmap.ts';
 export { createVmStat } from './stat.ts';
 export {
   MMU_NOTIFY_CLEAR,
