@@ -5,8 +5,8 @@ export interface SwapState {
   /** Slots of the device; 0 = swap is off. */
   nrSlots: number;
   /** By slot: entries that name it, in any page table, and one more while the swap cache does; 0 = free. */
-  count: Uint16Array;
-  /** By slot: its bytes, made when it is first written. */
+  count: Int32Array;
+  /** By slot: its bytes. Written by putting another array there, never in place. */
   data: Map<number, Uint8Array>;
   /** Slot -> page, for every page of a folio in the swap cache. */
   cache: Map<number, number>;
@@ -18,7 +18,7 @@ export interface SwapState {
 /** No device yet. */
 export const createSwapState = (): SwapState => ({
   nrSlots: 0,
-  count: new Uint16Array(0),
+  count: new Int32Array(1),
   data: new Map(),
   cache: new Map(),
   nrFree: 0,

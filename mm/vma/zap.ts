@@ -38,7 +38,7 @@ import {
   walkPte,
 } from '../pgtable/walk.ts';
 import { folioRemoveRmap, folioRemoveRmapPmd } from '../rmap/rmap.ts';
-import { freeSwapAndCache } from '../swap/slots.ts';
+import { freeSwapAndCache, freeSwapCache } from '../swap/cache.ts';
 import { splitHugePmdLocked } from '../thp/split-pmd.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_SIZE } from '../thp/state.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
@@ -145,7 +145,10 @@ export function* zapRange(
     }
     if (k.watched) yield YP_PROTECT;
     flushTlbRange(k, mm, from, to);
-    for (const folio of gather) folioPut(k, folio);
+    for (const folio of gather) {
+      freeSwapCache(k, folio);
+      folioPut(k, folio);
+    }
     gather.length = 0;
     at = nextMapped(k, mm, to, end);
   }
