@@ -60,6 +60,15 @@ export { MAX_PAGE_ORDER, nrFreePages } from './frames/zone.ts';
 export type { Zone } from './frames/zone.ts';
 export { shmemCreate, shmemGet, shmemPut } from './fs/shmem.ts';
 export { accessRemoteVm } from './gup/remote.ts';
+export { GUP_USERS } from './gup/users.ts';
+export type { GupHold, GupUse, GupUser, GupUserId } from './gup/users.ts';
+export {
+  fixedBufferRead,
+  fixedBufferWrite,
+  ioUringRegisterBuffer,
+  ioUringUnregisterBuffer,
+} from './io-uring/buffers.ts';
+export type { FixedBuffer } from './io-uring/buffers.ts';
 export { countStat, createKernel } from './kernel.ts';
 export type { KernelOptions } from './kernel.ts';
 export { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';
@@ -86,6 +95,14 @@ export {
   YP_WAIT,
 } from './path.ts';
 export type { Path } from './path.ts';
+export { createPipe, PIPE_BUFFERS, pipeRead, pipeRelease, pipeWrite, tee } from './pipe/pipe.ts';
+export type { Pipe, PipeBuffer, PipeHold } from './pipe/pipe.ts';
+export {
+  SPLICE_F_GIFT,
+  SPLICE_F_NONBLOCK,
+  vmspliceToPipe,
+  vmspliceToUser,
+} from './pipe/vmsplice.ts';
 export {
   pteDirty,
   pteMkclean,
@@ -96,7 +113,7 @@ export {
   pteWrprotect,
 } from './pgtable/pte.ts';
 export { ptepGet, ptepGetAndClear, setPteAt, taskSize, walkPte } from './pgtable/walk.ts';
-export { createPolicy, isPolicyName, POLICY_NAMES } from './policy.ts';
+export { createPolicy, GUP_APIS, isPolicyName, POLICY_NAMES, setPolicyApi } from './policy.ts';
 export type { GupApi, Policy, PolicyName } from './policy.ts';
 export { HostProcess } from './process.ts';
 export { folioTryShareAnonRmap } from './rmap/rmap.ts';

@@ -75,5 +75,7 @@ const freshState = (nrPages: number): KernelState => ({
   swap: createSwapState(),
   ksm: createKsmState(),
   hugetlb: createHugetlbState(),
+  pipes: new Map(),
+  fixedBuffers: new Map(),
   stat: createVmStat(),
 });

@@ -4,7 +4,7 @@
  * Presets: `linux-6.5`, where the question of this project was asked; `linux-7`, today;
  * `target`, where FOLL_GET is left to the few that are audited.
  */
-import { apisOf, type GupUserId } from './gup/users.ts';
+import { apisOf, GUP_USERS, type GupUserId, gupUserOf } from './gup/users.ts';
 
 export const POLICY_NAMES = ['linux-6.5', 'linux-7', 'target'] as const;
 export type PolicyName = (typeof POLICY_NAMES)[number];
@@ -13,7 +13,8 @@ export type PolicyName = (typeof POLICY_NAMES)[number];
  * How a user reaches pages: a plain reference, a pin, a pin without time limit, through the page
  * tables by copying, or by following the page tables through notifiers and holding nothing.
  */
-export type GupApi = 'get' | 'pin' | 'pin-longterm' | 'copy' | 'secondary';
+export const GUP_APIS = ['get', 'pin', 'pin-longterm', 'copy', 'secondary'] as const;
+export type GupApi = (typeof GUP_APIS)[number];
 
 /** Plain data. `apis` may be changed row by row for an experiment. */
 export interface Policy {
@@ -26,3 +27,19 @@ export const isPolicyName = (name: string): name is PolicyName =>
 
 /** A preset, as a fresh record. */
 export const createPolicy = (name: PolicyName): Policy => ({ name, apis: apisOf(name) });
+
+/**
+ * Gives one user another API. @param api one that the user's row knows
+ * @returns null, or what is wrong: no such user, or not an API of that user
+ */
+export const setPolicyApi = (policy: Policy, id: string, api: string): string | null => {
+  const user = gupUserOf(id);
+  if (user === undefined)
+    return `no user ${id}: there are ${GUP_USERS.map((known) => known.id).join(', ')}`;
+  const known = GUP_APIS.filter((name) => user.uses[name] !== undefined);
+  const found = known.find((name) => name === api);
+  if (found === undefined) return `${id} cannot take ${api}: it can take ${known.join(', ')}`;
+  policy.apis[user.id] = found;
+  policy.name = `${policy.name} with ${id}=${api}`;
+  return null;
+};

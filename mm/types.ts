@@ -9,9 +9,11 @@ import type { PhysMemory } from '#emu';
 import type { FrameTable } from './frames/table.ts';
 import type { Zone } from './frames/zone.ts';
 import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
+import type { FixedBuffer } from './io-uring/buffers.ts';
 import type { KsmNode, KsmState } from './ksm/state.ts';
 import type { SwapState } from './swap/state.ts';
 import type { ThpState } from './thp/state.ts';
+import type { Pipe } from './pipe/pipe.ts';
 import type { Policy } from './policy.ts';
 
 /** A sleeping reader-writer lock: `readers` > 0, or `writer`, or free. */
@@ -103,6 +105,8 @@ export interface MmStruct {
   /** RLIMIT_MEMLOCK accounting of its users, in pages. */
   lockedVm: number;
   pinnedVm: number;
+  /** RLIMIT_MEMLOCK, in bytes. */
+  rlimitMemlock: number;
   exited: boolean;
 }
 
@@ -193,6 +197,9 @@ export interface KernelState {
   swap: SwapState;
   ksm: KsmState;
   hugetlb: HugetlbState;
+  /** Open pipes, and buffers registered with io_uring, by id: they hold pages. */
+  pipes: Map<number, Pipe>;
+  fixedBuffers: Map<number, FixedBuffer>;
   stat: VmStat;
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The command line: finds the command, and turns what goes wrong into one line and an exit code. */
 import { GUEST_BENCH_COMMAND, guestBenchCommand } from './bench/guest-process.ts';
+import { auditCommand } from './cli/audit.ts';
 import { bareCommand } from './cli/bare.ts';
 import { benchCommand } from './cli/bench.ts';
 import { fightCommand } from './cli/fight.ts';
@@ -19,6 +20,7 @@ const COMMANDS: Record<string, Command> = {
   bare: bareCommand,
   fight: fightCommand,
   resume: resumeCommand,
+  audit: auditCommand,
   bench: benchCommand,
 };
 

@@ -1,11 +1,29 @@
 /**
  * Who uses GUP, and by which API: the one table that says who may take FOLL_GET.
  *
- * A row gives a user's API under each policy preset, why, and since when. Code that takes a
- * FOLL_GET reference names its row; a row whose API under the active policy is another one is
- * refused, and so is everybody without a row. Modules (mm/driver-api.ts) never get here.
+ * A row gives a user's API under each policy preset, and for every API that it may take what that
+ * means: how long the pages are held, who marks them dirty, whether notifiers reach the user, and
+ * what is unsafe about it. Code that takes a FOLL_GET reference names its row; a row whose API
+ * under the active policy is another one is refused, and so is everybody without a row. Modules
+ * (mm/driver-api.ts) never get here. `gupbed audit` prints it.
  */
 import type { GupApi, Policy, PolicyName } from '../policy.ts';
+
+/** How long pages are held: not at all, until the kernel is done, or until somebody pleases. */
+export type GupHold = 'none' | 'bounded' | 'unbounded';
+
+/** What one API means for one user. */
+export interface GupUse {
+  hold: GupHold;
+  /** What ends the hold. */
+  until: string;
+  /** Who marks the folio dirty, and when. */
+  dirty: string;
+  /** Do MMU notifiers take the access away when the page goes? */
+  notifier: string;
+  /** What can go wrong, or why nothing can. */
+  unsafe: string;
+}
 
 /** One user of GUP. */
 export interface GupUser {
@@ -13,33 +31,158 @@ export interface GupUser {
   /** What it is, in Linux's terms. */
   what: string;
   api: Readonly<Record<PolicyName, GupApi>>;
-  why: string;
+  /** By API, those that the model can do for this user. */
+  uses: Readonly<Partial<Record<GupApi, GupUse>>>;
   since: string;
 }
 
-export type GupUserId = 'kvm' | 'dma-engine' | 'access-remote-vm';
+export type GupUserId =
+  | 'kvm'
+  | 'dma-engine'
+  | 'access-remote-vm'
+  | 'process-vm'
+  | 'vmsplice'
+  | 'io-uring-buffers'
+  | 'memfd-pin-folios';
 
 export const GUP_USERS: readonly GupUser[] = [
   {
     id: 'kvm',
     what: 'second-level page tables: virt/kvm/kvm_main.c, hva_to_pfn()',
     api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'secondary' },
-    why: 'MMU notifiers keep the entry right; the reference bridges lookup and installation, which the invalidate sequence guards anyway',
-    since: 'FOLL_GET from the start; refcounted_page since 6.13',
+    uses: {
+      get: {
+        hold: 'bounded',
+        until: 'the entry is installed, or found stale',
+        dirty:
+          'at installation of a writable entry, under mmu_lock: early, so that no writeback can have passed the notifier',
+        notifier: 'yes: they alone keep the entry right',
+        unsafe:
+          'the reference protects nothing that the invalidate sequence does not; a migration, split or collapse that meets it fails for no reason',
+      },
+      secondary: {
+        hold: 'none',
+        until: 'nothing is held',
+        dirty: 'at installation of a writable entry, under mmu_lock',
+        notifier: 'yes: they alone keep the entry right',
+        unsafe:
+          'the pfn is a hint until the lock is held and the sequence has not moved: without that check the guest reads a freed page',
+      },
+    },
+    since: 'FOLL_GET from the start; struct kvm_follow_pfn since 6.13',
   },
   {
     id: 'dma-engine',
-    what: 'a driver that lets a device read and write user pages',
+    what: 'a driver that lets a device read and write user pages: pin_user_pages_fast()',
     api: { 'linux-6.5': 'pin', 'linux-7': 'pin', target: 'pin' },
-    why: 'the device writes bytes at a time nobody can foresee: fork must copy, migration must keep away, the dirty state is set at unpin',
+    uses: {
+      pin: {
+        hold: 'bounded',
+        until: 'the transfer completes',
+        dirty: 'unpin_user_pages_dirty_lock() at completion, before the pin goes',
+        notifier: 'no: the device has the frame',
+        unsafe:
+          'nothing for anonymous memory; in a shared file mapping the bytes may land after writeback has cleaned the folio',
+      },
+    },
     since: 'pin_user_pages() since 5.6',
   },
   {
     id: 'access-remote-vm',
-    what: 'ptrace, /proc/pid/mem, and what a VMM loads into its guest: __access_remote_vm()',
+    what: 'ptrace, /proc/PID/mem, what a VMM loads into its guest: __access_remote_vm()',
     api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'get' },
-    why: 'copies at once and lets go; audited, and marks the folio dirty under its lock',
+    uses: {
+      get: {
+        hold: 'bounded',
+        until: 'the bytes of one page are copied',
+        dirty: 'set_page_dirty_lock() after the copy',
+        notifier: 'no',
+        unsafe:
+          'in a shared file mapping writeback may come between lookup and copy: dirty without page_mkwrite()',
+      },
+    },
     since: 'FOLL_GET from the start',
+  },
+  {
+    id: 'process-vm',
+    what: 'process_vm_readv(), process_vm_writev(): process_vm_rw_pages()',
+    api: { 'linux-6.5': 'pin', 'linux-7': 'pin', target: 'pin' },
+    uses: {
+      pin: {
+        hold: 'bounded',
+        until: 'a batch of pages is copied',
+        dirty: 'unpin_user_pages_dirty_lock() after a write',
+        notifier: 'no',
+        unsafe:
+          'in a shared file mapping as the driver above: the pin says that bytes may come, nobody waits for them',
+      },
+    },
+    since: 'pin_user_pages_remote() since 5.6',
+  },
+  {
+    id: 'vmsplice',
+    what: 'vmsplice() of user memory to a pipe: fs/splice.c, iter_to_pipe()',
+    api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'pin-longterm' },
+    uses: {
+      get: {
+        hold: 'unbounded',
+        until: 'somebody reads the pipe, or closes it',
+        dirty: 'not needed: the pipe only reads',
+        notifier: 'no',
+        unsafe:
+          'no unsharing, so the reader and the process may come to have different pages, and of hugetlb the reader sees what another process writes later; no RLIMIT_MEMLOCK; CMA, offlining and compaction wait for ever',
+      },
+      'pin-longterm': {
+        hold: 'unbounded',
+        until: 'somebody reads the pipe, or closes it',
+        dirty: 'not needed: the pipe only reads',
+        notifier: 'no',
+        unsafe:
+          'unshared first, so reader and process agree; the pages leave CMA and movable memory before, and cannot move while the pipe holds them',
+      },
+      copy: {
+        hold: 'none',
+        until: 'nothing is held',
+        dirty: 'not needed',
+        notifier: 'no need',
+        unsafe:
+          'nothing: the reader gets the bytes as they were; costs a copy, and SPLICE_F_GIFT means nothing',
+      },
+    },
+    since: 'FOLL_GET since 2.6.17; copying was queued for 7.2 and is not what 7.2.13 does',
+  },
+  {
+    id: 'io-uring-buffers',
+    what: 'io_uring fixed buffers: io_uring/rsrc.c, io_pin_pages()',
+    api: { 'linux-6.5': 'pin-longterm', 'linux-7': 'pin-longterm', target: 'pin-longterm' },
+    uses: {
+      'pin-longterm': {
+        hold: 'unbounded',
+        until: 'the buffer is unregistered, or the ring goes',
+        dirty: 'the requests that write mark what they wrote',
+        notifier: 'no',
+        unsafe:
+          'nothing for anonymous memory: FOLL_WRITE breaks COW at registration, fork copies; RLIMIT_MEMLOCK bounds it',
+      },
+    },
+    since: 'FOLL_PIN | FOLL_LONGTERM since 5.7',
+  },
+  {
+    id: 'memfd-pin-folios',
+    what: 'udmabuf, iommufd over a memfd: mm/gup.c, memfd_pin_folios()',
+    api: { 'linux-6.5': 'pin-longterm', 'linux-7': 'pin-longterm', target: 'pin-longterm' },
+    uses: {
+      'pin-longterm': {
+        hold: 'unbounded',
+        until: 'the dma-buf is closed',
+        dirty: 'not needed: shmem and hugetlbfs are not written back',
+        notifier: 'no',
+        unsafe:
+          'one pin a folio, not a page: whoever unpins page by page needs folio_add_pins() first',
+      },
+    },
+    since:
+      'memfd_pin_folios() since 6.11; udmabuf took plain references before, which is not modelled',
   },
 ];
 
@@ -49,6 +192,10 @@ export const apisOf = (name: PolicyName): Record<GupUserId, GupApi> => {
   for (const user of GUP_USERS) apis[user.id] = user.api[name];
   return apis as Record<GupUserId, GupApi>;
 };
+
+/** The row of a user by its id, undefined for a name that is none. */
+export const gupUserOf = (id: string): GupUser | undefined =>
+  GUP_USERS.find((user) => user.id === id);
 
 /** True where the policy lets this user take plain references. */
 export const mayTakeGet = (policy: Policy, user: GupUserId): boolean => policy.apis[user] === 'get';

@@ -13,6 +13,9 @@ import { zapRange } from './zap.ts';
 /** ASIDs have 16 bits; 0 is left to who has no address space. */
 const NR_ASIDS = 0x1_0000;
 
+/** What Linux gives a process without privilege (include/uapi/linux/resource.h: MLOCK_LIMIT). */
+const DEFAULT_RLIMIT_MEMLOCK = 8 << 20;
+
 const asidInUse = (k: Kernel, asid: number): boolean => {
   for (const mm of k.state.mms.values()) if (mm.asid === asid) return true;
   return false;
@@ -53,6 +56,7 @@ export const mmTryCreate = (k: Kernel): MmStruct | null => {
     deposited: [],
     lockedVm: 0,
     pinnedVm: 0,
+    rlimitMemlock: DEFAULT_RLIMIT_MEMLOCK,
     exited: false,
   };
   if (pgdAlloc(k, mm) < 0) return null;

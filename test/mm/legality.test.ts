@@ -25,9 +25,8 @@ import {
   FOLL_WRITE,
 } from '../../mm/gup/flags.ts';
 import { gupArgs, gupFastRange } from '../../mm/gup/legality.ts';
-import { GUP_USERS, checkGetUser, mayTakeGet } from '../../mm/gup/users.ts';
 import { createKernel } from '../../mm/kernel.ts';
-import { createPolicy, isPolicyName, POLICY_NAMES } from '../../mm/policy.ts';
+import { createPolicy } from '../../mm/policy.ts';
 
 const pages = new Int32Array(1);
 const k = createKernel({
@@ -169,31 +168,5 @@ describe('flags of GUP — 1.1', () => {
     expect(gupFastRange(k, FOLL_PIN, 2 ** 64 - 4096, 1)).toBe(-EOVERFLOW);
     expect(gupFastRange(k, FOLL_PIN, 2 ** 38 - 4096, 2)).toBe(-EFAULT);
     expect(gupFastRange(k, FOLL_PIN, 2 ** 38 - 4096, 1)).toBe(0);
-  });
-});
-
-describe('who may take FOLL_GET — S10', () => {
-  it('every user has a row for every preset, with a reason', () => {
-    for (const user of GUP_USERS)
-      for (const name of POLICY_NAMES) {
-        expect(createPolicy(name).apis[user.id]).toBe(user.api[name]);
-        expect(user.why).not.toBe('');
-      }
-  });
-
-  it('kvm takes FOLL_GET today and nothing under target', () => {
-    expect(mayTakeGet(createPolicy('linux-7'), 'kvm')).toBe(true);
-    expect(createPolicy('target').apis.kvm).toBe('secondary');
-    expect(() => checkGetUser(createPolicy('target'), 'kvm')).toThrow(/'kvm'.*target.*secondary/);
-  });
-
-  it('a driver never takes it, whatever the preset', () => {
-    for (const name of POLICY_NAMES)
-      expect(() => checkGetUser(createPolicy(name), 'dma-engine')).toThrow(/FOLL_GET/);
-  });
-
-  it('presets are told from other names', () => {
-    expect(isPolicyName('linux-6.5')).toBe(true);
-    expect(isPolicyName('linux-5')).toBe(false);
   });
 });

@@ -9,6 +9,7 @@ commands:
   bare FILE.elf        run a bare-metal program on the emulated board, in M-mode, with no host
   fight                the main job: guests and DMA at work while the host moves their memory
   resume FILE          go on with a machine that \`run --save\` or \`fight --save\` has saved
+  audit                every user of GUP: its API under a policy, its hold, what is unsafe about it
   bench [SUITE...]     measure: translate, hart
 
 options of every command:
@@ -70,6 +71,17 @@ Goes on with a saved machine, as if it had never stopped.
 
 example: gupbed resume walk.gup
 after:   gupbed run guests/bin/memwalk.elf --save walk.gup --save-at 20000000
+`,
+  audit: `usage: gupbed audit [options]
+
+Prints every user of GUP in the model: which API it takes under a policy, how long it holds pages,
+who marks them dirty, whether notifiers reach it, and what is unsafe about it.
+
+  --policy NAME            linux-6.5, linux-7 or target (default linux-7)
+  --set USER=API           the policy with one user changed, any number of times
+  --json                   one JSON object
+
+example: gupbed audit --policy target
 `,
   bench: `usage: gupbed bench [SUITE...] [options]
 

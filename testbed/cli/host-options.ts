@@ -1,7 +1,14 @@
 /** Options that commands have in common. */
 import { accessSync, constants, statSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { isPolicyName, POLICY_NAMES, type PolicyName } from '#mm';
+import {
+  createPolicy,
+  isPolicyName,
+  POLICY_NAMES,
+  type Policy,
+  type PolicyName,
+  setPolicyApi,
+} from '#mm';
 import { type OptionSpec, type ParsedArgs, parseCount } from './args.ts';
 import { checkTarget } from '../machine/snapshot.ts';
 import { reasonOf } from './input.ts';
@@ -52,12 +59,31 @@ export const wantsJson = (args: ParsedArgs): boolean => args.values['json'] === 
 const seedOf = (args: ParsedArgs): number =>
   parseCount('--seed', text(args, 'seed') ?? '1', 0, 0xffff_ffff);
 
-/** `--policy`. */
-const policyOf = (args: ParsedArgs): PolicyName => {
+/** `--policy`: the name of a preset. @throws UsageError for another name */
+export const policyOf = (args: ParsedArgs): PolicyName => {
   const name = text(args, 'policy') ?? 'linux-7';
   if (!isPolicyName(name))
     throw new UsageError(`--policy ${name}: one of ${POLICY_NAMES.join(', ')}`);
   return name;
+};
+
+/** `--policy` and `--set USER=API`, of commands that try single changes. */
+export const POLICY_OPTIONS = {
+  policy: { type: 'string', default: 'linux-7' },
+  set: { type: 'string', multiple: true },
+} as const satisfies OptionSpec;
+
+/** The policy that POLICY_OPTIONS ask for. @throws UsageError for a name, user or API that is none */
+export const changedPolicyOf = (args: ParsedArgs): Policy => {
+  const policy = createPolicy(policyOf(args));
+  const changes = args.values['set'];
+  for (const change of Array.isArray(changes) ? changes : []) {
+    const [user = '', api] = change.split('=');
+    if (api === undefined) throw new UsageError(`--set ${change}: USER=API is wanted`);
+    const wrong = setPolicyApi(policy, user, api);
+    if (wrong !== null) throw new UsageError(`--set ${change}: ${wrong}`);
+  }
+  return policy;
 };
 
 /**
