@@ -5,13 +5,14 @@
  * map, resident counts, page caches and the buddy allocator agree. It walks everything and believes
  * no counter. Which reference is whose is not recorded yet.
  */
-import { readOnce } from '#cells';
 import { pageToPfn } from '../frames/table.ts';
-import { ptePage, ptePresent, pteWrite } from '../pgtable/pte.ts';
-import { walkPte } from '../pgtable/walk.ts';
+import { ptePresent, pteWrite } from '../pgtable/pte.ts';
+import { leafLevel, leafPage, leafWord, walkLeaf } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct } from '../types.ts';
-import { createCensus } from './census.ts';
-import { checkBuddy, checkCaches, checkFrames, type Holders } from './frames.ts';
+import { checkBuddy, checkPools } from './buddy.ts';
+import { checkCaches, checkKsm, checkSwap } from './caches.ts';
+import { freshCensus } from './census.ts';
+import { checkFrames, checkPoolSizes, type Holders } from './frames.ts';
 import { checkMm } from './tables.ts';
 
 /** Told of one entry of a secondary MMU: which page it reaches, standing for which hva. */
@@ -35,18 +36,22 @@ export interface CheckOptions {
  */
 export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => {
   const report: string[] = [];
-  const { frames, mms, stat } = k.state;
-  const census = createCensus(frames.nrPages);
-  const free = new Uint8Array(frames.nrPages);
-  for (const mm of mms.values()) checkMm(k, mm, census, report);
+  const { mms, stat } = k.state;
+  const census = freshCensus(k);
+  const settled = options.quiescent === true;
+  for (const mm of mms.values()) checkMm(k, mm, census, settled, report);
   checkCaches(k, census, report);
-  checkBuddy(k, free, report);
-  const holders = checkFrames(k, census, free, report);
+  checkSwap(k, census, report);
+  checkKsm(k, report);
+  checkBuddy(k, census, report);
+  checkPools(k, census, report);
+  const holders = checkFrames(k, census, report);
+  checkPoolSizes(k, census, holders, report);
   const live = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
   if (holders.pins !== live)
     report.push(`I11 pins: ${holders.pins} are held, acquired - released = ${live}`);
   if (options.secondary !== undefined) checkSecondary(k, options.secondary, report);
-  if (options.quiescent === true) checkQuiescent(k, holders, options.gets ?? 0, report);
+  if (settled) checkQuiescent(k, holders, options.gets ?? 0, report);
   return report;
 };
 
@@ -58,11 +63,12 @@ const checkSecondary = (
 ): void => {
   secondary((mm, hva, pfn, writable) => {
     const where = `secondary entry for mm ${mm.id} hva 0x${hva.toString(16)}`;
-    const word = mm.exited ? 0 : walkPte(k, mm, hva, false);
-    const pte = word > 0 ? readOnce(k.memory.i32, word) : 0;
+    const leaf = mm.exited ? 0 : walkLeaf(k, mm, hva);
+    const pte = leaf > 0 ? k.memory.i32[leafWord(leaf)]! : 0;
+    const reached = pageToPfn(leafPage(pte, leafLevel(leaf), hva));
     if (!ptePresent(pte)) report.push(`I10 ${where}: the primary has no page there`);
-    else if (pageToPfn(ptePage(pte)) !== pfn)
-      report.push(`I10 ${where}: reaches pfn ${pfn}, the primary ${pageToPfn(ptePage(pte))}`);
+    else if (reached !== pfn)
+      report.push(`I10 ${where}: reaches pfn ${pfn}, the primary ${reached}`);
     else if (writable && !pteWrite(pte)) report.push(`I9 ${where}: writable, the primary is not`);
   });
 };
@@ -78,7 +84,7 @@ const checkQuiescent = (k: Kernel, holders: Holders, gets: number, report: strin
   for (const mm of k.state.mms.values()) {
     if (mm.mmapLock.writer || mm.mmapLock.readers > 0)
       report.push(`mm ${mm.id}: mmap_lock is held by nobody`);
-    if ((readOnce(mm.writeProtectSeq, 0) & 1) !== 0)
+    if ((mm.writeProtectSeq[0]! & 1) !== 0)
       report.push(`mm ${mm.id}: write_protect_seq is odd without a fork`);
   }
 };
