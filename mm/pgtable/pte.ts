@@ -24,7 +24,17 @@ import {
   PTE_X,
   RAM_PFN_BASE,
 } from '#emu';
-import { VM_EXEC, VM_MAYSHARE, VM_READ, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
+import type { Vma } from '../types.ts';
+import {
+  VM_EXEC,
+  VM_HUGETLB,
+  VM_MAYSHARE,
+  VM_READ,
+  VM_SHARED,
+  VM_SOFTDIRTY,
+  VM_UFFD_WP,
+  VM_WRITE,
+} from '../vma/flags.ts';
 
 /** Present for the kernel, invalid for the hardware: memory that nobody may access. */
 export const PTE_PROT_NONE = PTE_G;
@@ -34,8 +44,11 @@ export const PTE_SPECIAL = 1 << PTE_RSW_SHIFT;
 export const PTE_UFFD_WP = 2 << PTE_RSW_SHIFT;
 /** Written since the last clear_refs. The hardware's G bit, which means nothing to our harts where V is set. */
 export const PTE_SOFT_DIRTY = PTE_G;
-/** What a change of protection replaces. */
-const PTE_PROT_BITS = PTE_V | PTE_R | PTE_W | PTE_X | PTE_U | PTE_PROT_NONE;
+/**
+ * What a change of protection replaces. Not G: between two entries with V the soft-dirty bit stays,
+ * and coming from PROT_NONE, where nobody knows, it is set.
+ */
+const PTE_PROT_BITS = PTE_V | PTE_R | PTE_W | PTE_X | PTE_U;
 
 const PTE_RWX = PTE_R | PTE_W | PTE_X;
 
@@ -64,7 +77,8 @@ export const mkPte = (page: number, prot: number): number =>
   ((page + RAM_PFN_BASE) << PTE_PPN_SHIFT) | prot;
 export const pteWrprotect = (pte: number): number => pte & ~PTE_W;
 export const pteMkwrite = (pte: number): number => pte | PTE_W | PTE_R;
-export const pteMkdirty = (pte: number): number => pte | PTE_D;
+/** Written to by software, which soft-dirty tracking wants to know as well. */
+export const pteMkdirty = (pte: number): number => pte | PTE_D | PTE_SOFT_DIRTY;
 export const pteMkclean = (pte: number): number => pte & ~PTE_D;
 export const pteMkyoung = (pte: number): number => pte | PTE_A;
 export const pteMkold = (pte: number): number => pte & ~PTE_A;
@@ -78,8 +92,23 @@ export const pteMksoftDirty = (pte: number): number => pte | PTE_SOFT_DIRTY;
 export const pteClearSoftDirty = (pte: number): number =>
   (pte & PTE_V) !== 0 ? pte & ~PTE_SOFT_DIRTY : pte;
 
+/** Must the entry stay read-only so that userfaultfd hears of the next write? Compare userfaultfd_pte_wp(). */
+export const pteNeedsUffdWp = (vma: Vma, pte: number): boolean =>
+  (vma.flags & VM_UFFD_WP) !== 0 && pteUffdWp(pte);
+
+/** Must it stay read-only so that the next write sets the soft-dirty bit? Compare pte_needs_soft_dirty_wp(). */
+export const pteNeedsSoftDirtyWp = (vma: Vma, pte: number): boolean =>
+  (vma.flags & VM_SOFTDIRTY) === 0 && !pteSoftDirty(pte);
+
 /** The same frame, A and D under another protection. */
 export const pteModify = (pte: number, prot: number): number => (pte & ~PTE_PROT_BITS) | prot;
+
+/**
+ * Somebody wants to know of the first write to each page of a shared mapping. Compare
+ * vma_wants_writenotify().
+ */
+const wantsWritenotify = (vmFlags: number): boolean =>
+  (vmFlags & (VM_SOFTDIRTY | VM_HUGETLB)) === 0 || (vmFlags & VM_UFFD_WP) !== 0;
 
 /**
  * Protection bits of a new entry of a VMA with these VM_* flags. A private mapping never gets W
@@ -91,7 +120,7 @@ export const vmPageProt = (vmFlags: number): number => {
   const readable = (vmFlags & (VM_READ | VM_WRITE)) !== 0 ? PTE_R : 0;
   const executable = (vmFlags & VM_EXEC) !== 0 ? PTE_X : 0;
   const shared = (vmFlags & (VM_SHARED | VM_MAYSHARE)) !== 0;
-  const writable = shared && (vmFlags & VM_WRITE) !== 0 ? PTE_W : 0;
+  const writable = shared && (vmFlags & VM_WRITE) !== 0 && !wantsWritenotify(vmFlags) ? PTE_W : 0;
   return PTE_V | PTE_U | readable | writable | executable;
 };
 

@@ -7,7 +7,7 @@
  */
 import { listPush, listRemoveAt, mapDelete, mapSet, setField } from '#cells';
 import type { AnonVma, Kernel, Vma } from '../types.ts';
-import { VM_ACCESS_FLAGS } from '../vma/flags.ts';
+import { VM_ACCESS_FLAGS, VM_SOFTDIRTY } from '../vma/flags.ts';
 
 /** An id that nothing else has had. */
 export const newId = (k: Kernel): number => {
@@ -31,7 +31,7 @@ const link = (vma: Vma, anonVma: AnonVma): void => {
 const compatible = (low: Vma, high: Vma): boolean =>
   low.end === high.start &&
   low.mapping === high.mapping &&
-  ((low.flags ^ high.flags) & ~VM_ACCESS_FLAGS) === 0 &&
+  ((low.flags ^ high.flags) & ~(VM_ACCESS_FLAGS | VM_SOFTDIRTY)) === 0 &&
   high.pgoff === low.pgoff + (low.end - low.start) / 4096;
 
 const findMergeable = (vma: Vma): AnonVma | null => {

@@ -1,42 +1,181 @@
-/** madvise(), of which there is MADV_DONTNEED. Compare mm/madvise.c:madvise_dontneed_free(). */
+/** madvise(): what a process says about a range of its memory. Compare mm/madvise.c. */
+import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import { EINVAL, ENOMEM } from '../errno.ts';
 import type { Path } from '../path.ts';
-import { taskSize } from '../pgtable/walk.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type MmStruct, type Vma } from '../types.ts';
-import { VM_PFNMAP } from './flags.ts';
-import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from './lock.ts';
-import { vmaIndexAbove } from './vma.ts';
+import {
+  MADV_DOFORK,
+  MADV_DONTFORK,
+  MADV_DONTNEED,
+  MADV_HUGEPAGE,
+  MADV_MERGEABLE,
+  MADV_NOHUGEPAGE,
+  MADV_POPULATE_READ,
+  MADV_POPULATE_WRITE,
+  MADV_UNMERGEABLE,
+  VM_DONTCOPY,
+  VM_HUGEPAGE,
+  VM_HUGETLB,
+  VM_LOCKED,
+  VM_MAYSHARE,
+  VM_MERGEABLE,
+  VM_NOHUGEPAGE,
+  VM_PFNMAP,
+  VM_SHARED,
+  VM_SPECIAL,
+} from './flags.ts';
+import {
+  mmapReadLock,
+  mmapReadTrylock,
+  mmapReadUnlock,
+  mmapWriteLock,
+  mmapWriteTrylock,
+  mmapWriteUnlock,
+} from './lock.ts';
+import { madvisePopulate } from './populate.ts';
+import { isolateRange, mergeAround, vmaIndexAbove } from './vma.ts';
 import { zapRange } from './zap.ts';
 
+/** KSM leaves shared, special and hugetlb memory alone. Compare vma_ksm_compatible(). */
+const ksmCompatible = (vma: Vma): boolean =>
+  (vma.flags & (VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB)) === 0;
+
+/** Pages are dropped: private memory is zero, or the file's, at the next touch. Compare madvise_dontneed_free(). */
+function* dontneed(k: Kernel, vma: Vma, start: number, end: number): Path<number> {
+  let to = end;
+  if ((vma.flags & VM_HUGETLB) !== 0) {
+    const bytes = PAGE_SIZE << (vma.mapping?.hugeOrder ?? 0);
+    if (start % bytes !== 0) return -EINVAL;
+    to -= to % bytes;
+  } else if ((vma.flags & (VM_LOCKED | VM_PFNMAP)) !== 0) {
+    return -EINVAL;
+  }
+  if (start < to) yield* zapRange(k, vma, start, to, MMU_NOTIFY_CLEAR);
+  return 0;
+}
+
+/** The VMA's flags as an advice wants them, null where it may not be given. */
+const flagsFor = (vma: Vma, advice: number): number | null => {
+  const { flags } = vma;
+  switch (advice) {
+    case MADV_DONTFORK:
+      return flags | VM_DONTCOPY;
+    case MADV_DOFORK:
+      return (flags & VM_SPECIAL) !== 0 ? null : flags & ~VM_DONTCOPY;
+    case MADV_MERGEABLE:
+      return ksmCompatible(vma) ? flags | VM_MERGEABLE : flags;
+    case MADV_UNMERGEABLE:
+      return flags & ~VM_MERGEABLE;
+    case MADV_HUGEPAGE:
+      return (flags & ~VM_NOHUGEPAGE) | VM_HUGEPAGE;
+    default:
+      return (flags & ~VM_HUGEPAGE) | VM_NOHUGEPAGE;
+  }
+};
+
+/** An advice that changes the flags of [start, end) of a VMA, which is split and merged as that asks for. */
+function* changeFlags(
+  k: Kernel,
+  vma: Vma,
+  start: number,
+  end: number,
+  advice: number,
+): Path<number> {
+  const flags = flagsFor(vma, advice);
+  if (flags === null) return -EINVAL;
+  if (flags === vma.flags) return 0;
+  const i = isolateRange(k, vma.mm, start, end);
+  const part = vma.mm.vmas[i];
+  if (part === undefined) throw new Error('a VMA vanished under mmap_lock');
+  setField(part, 'flags', flags);
+  yield* mergeAround(k, vma.mm, i);
+  return 0;
+}
+
+const adviseVma = (
+  k: Kernel,
+  vma: Vma,
+  start: number,
+  end: number,
+  advice: number,
+): Path<number> => {
+  if (advice === MADV_DONTNEED) return dontneed(k, vma, start, end);
+  return changeFlags(k, vma, start, end, advice);
+};
+
 /**
- * Drops the pages of [hva, hva + lenBytes): private memory is zero, or the file's, at the next
- * touch; shared memory comes back as it is. Needs mmap_lock for reading only.
- * @returns 0; -EINVAL; -ENOMEM where something is not mapped (the rest is done)
+ * Each VMA's part of [start, end), under mmap_lock; holes are skipped and remembered. Compare
+ * madvise_walk_vmas().
  */
-export function* madviseDontneed(
+function* adviseRange(
+  k: Kernel,
+  mm: MmStruct,
+  start: number,
+  end: number,
+  advice: number,
+): Path<number> {
+  let unmapped = 0;
+  for (let at = start; at < end; ) {
+    const vma = mm.vmas[vmaIndexAbove(mm, at)];
+    if (vma === undefined || vma.start >= end) return -ENOMEM;
+    if (vma.start > at) unmapped = -ENOMEM;
+    const from = Math.max(at, vma.start);
+    at = Math.min(end, vma.end);
+    const error = yield* adviseVma(k, vma, from, at, advice);
+    if (error !== 0) return error;
+  }
+  return unmapped;
+}
+
+/** Advices that leave the VMAs as they are: mmap_lock for reading will do. */
+const READ_LOCK = [MADV_DONTNEED];
+const WRITE_LOCK = [
+  MADV_DONTFORK,
+  MADV_DOFORK,
+  MADV_MERGEABLE,
+  MADV_UNMERGEABLE,
+  MADV_HUGEPAGE,
+  MADV_NOHUGEPAGE,
+];
+
+/**
+ * Advises about [hva, hva + lenBytes); what lies behind a hole is done all the same.
+ *
+ * DONTNEED drops the pages; DONTFORK and DOFORK say whether a child gets them; MERGEABLE,
+ * UNMERGEABLE whether KSM may merge them; HUGEPAGE, NOHUGEPAGE whether they may be huge; POPULATE_READ
+ * and POPULATE_WRITE fault them in.
+ * @param advice MADV_*
+ * @returns 0; -EINVAL: unknown advice, odd address, not for that memory; -ENOMEM: something is not
+ *   mapped; POPULATE besides: see madvisePopulate
+ */
+export function* madvise(
   k: Kernel,
   mm: MmStruct,
   hva: number,
   lenBytes: number,
+  advice: number,
 ): Path<number> {
+  const populate = advice === MADV_POPULATE_READ || advice === MADV_POPULATE_WRITE;
+  const read = READ_LOCK.includes(advice);
+  if (!read && !populate && !WRITE_LOCK.includes(advice)) return -EINVAL;
+  if (hva % PAGE_SIZE !== 0 || lenBytes < 0 || hva < 0) return -EINVAL;
   const end = hva + Math.ceil(lenBytes / PAGE_SIZE) * PAGE_SIZE;
-  if (hva % PAGE_SIZE !== 0 || lenBytes < 0 || hva < 0 || end > taskSize(k)) return -EINVAL;
-  if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
-  let error = 0;
-  let at = hva;
-  for (let i = vmaIndexAbove(mm, hva); at < end; i++) {
-    const vma: Vma | undefined = mm.vmas[i];
-    if (vma === undefined || vma.start > at) error = -ENOMEM;
-    if (vma === undefined || vma.start >= end) break;
-    if ((vma.flags & VM_PFNMAP) !== 0) {
-      error = -EINVAL;
-      break;
-    }
-    const from = Math.max(at, vma.start);
-    at = Math.min(end, vma.end);
-    yield* zapRange(k, vma, from, at, MMU_NOTIFY_CLEAR);
-  }
-  mmapReadUnlock(mm);
+  if (end === hva) return 0;
+  if (populate) return yield* madvisePopulate(k, mm, hva, end, advice === MADV_POPULATE_WRITE);
+  if (read) {
+    if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
+  } else if (!mmapWriteTrylock(mm)) yield* mmapWriteLock(mm);
+  const error = yield* adviseRange(k, mm, hva, end, advice);
+  if (read) mmapReadUnlock(mm);
+  else mmapWriteUnlock(mm);
   return error;
 }
+
+/** madvise() with MADV_DONTNEED. */
+export const madviseDontneed = (
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  lenBytes: number,
+): Path<number> => madvise(k, mm, hva, lenBytes, MADV_DONTNEED);

@@ -23,6 +23,7 @@ import {
   VM_MAYSHARE,
   VM_MAYWRITE,
   VM_SHARED,
+  VM_SOFTDIRTY,
 } from './flags.ts';
 import { mmapWriteLock, mmapWriteTrylock, mmapWriteUnlock } from './lock.ts';
 import {
@@ -121,7 +122,7 @@ function* mmapLocked(k: Kernel, mm: MmStruct, request: MmapRequest): Path<number
   const shared = (flags & MAP_SHARED) !== 0;
   const vmFlags =
     (prot & VM_ACCESS_FLAGS) |
-    (VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC) |
+    (VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_SOFTDIRTY) |
     (shared ? VM_SHARED | VM_MAYSHARE : 0);
   let mapping = request.mapping ?? null;
   let pgoff = request.pgoff ?? 0;

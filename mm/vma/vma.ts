@@ -10,6 +10,7 @@ import type { Path } from '../path.ts';
 import { anonVmaClone, unlinkAnonVmas } from '../rmap/anon-vma.ts';
 import { splitHugePmdAcross } from '../thp/split-pmd.ts';
 import type { AddressSpace, Kernel, MmStruct, Vma } from '../types.ts';
+import { VM_SOFTDIRTY, VM_SPECIAL } from './flags.ts';
 
 /** Index of the first VMA that ends above `hva`; the list's length without one. Compare find_vma(). */
 export const vmaIndexAbove = (mm: MmStruct, hva: number): number => {
@@ -97,13 +98,16 @@ export const isolateRange = (k: Kernel, mm: MmStruct, start: number, end: number
   return vmaIndexAbove(mm, start);
 };
 
+/** Flags that neighbours may differ in and still be merged: what has them makes the whole have them. */
+const VM_STICKY = VM_SOFTDIRTY;
+
 /**
  * May the two be one? Same flags and file, offsets that continue, and anon_vmas that are the same,
  * or one of them has none and the other a single one. Compare can_vma_merge_after().
  */
 const canMerge = (low: Vma, high: Vma): boolean => {
-  if (low.end !== high.start || low.flags !== high.flags || low.mapping !== high.mapping)
-    return false;
+  if (low.end !== high.start || low.mapping !== high.mapping) return false;
+  if (((low.flags ^ high.flags) & ~VM_STICKY) !== 0 || (low.flags & VM_SPECIAL) !== 0) return false;
   if (high.pgoff !== pgoffAt(low, high.start)) return false;
   if (low.anonVma === high.anonVma) return true;
   if (low.anonVma === null) return high.anonChain.length === 1;
@@ -126,6 +130,7 @@ function* mergeWithNext(k: Kernel, mm: MmStruct, i: number): Path<void> {
   }
   vmaDetach(mm, i + 1);
   setField(low, 'end', high.end);
+  setField(low, 'flags', low.flags | (high.flags & VM_STICKY));
   yield* vmaFree(k, high);
 }
 
