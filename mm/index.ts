@@ -143,18 +143,37 @@ export type {
   VmStat,
 } from './types.ts';
 export {
+  MADV_COLLAPSE,
+  MADV_DOFORK,
+  MADV_DONTFORK,
+  MADV_DONTNEED,
+  MADV_HUGEPAGE,
+  MADV_MERGEABLE,
+  MADV_NOHUGEPAGE,
+  MADV_PAGEOUT,
+  MADV_POPULATE_READ,
+  MADV_POPULATE_WRITE,
+  MADV_UNMERGEABLE,
   MAP_ANONYMOUS,
   MAP_FIXED,
   MAP_FIXED_NOREPLACE,
+  MAP_HUGE_SHIFT,
+  MAP_HUGETLB,
+  MAP_LOCKED,
+  MAP_NORESERVE,
+  MAP_POPULATE,
   MAP_PRIVATE,
   MAP_SHARED,
+  MREMAP_DONTUNMAP,
+  MREMAP_FIXED,
+  MREMAP_MAYMOVE,
   PROT_EXEC,
   PROT_NONE,
   PROT_READ,
   PROT_WRITE,
 } from './vma/flags.ts';
 export { fork } from './vma/fork.ts';
-export { madviseDontneed } from './vma/madvise.ts';
+export { madvise, madviseDontneed } from './vma/madvise.ts';
 export { mmCreate, mmExit } from './vma/mm.ts';
 export { mmap, munmap } from './vma/mmap.ts';
 export type { MmapRequest } from './vma/mmap.ts';
