@@ -7,6 +7,7 @@ import {
   folioAddLru,
   folioAlloc,
   folioGet,
+  folioMapcount,
   folioMarkDirty,
   folioOf,
   folioPut,
@@ -18,6 +19,7 @@ import {
   folioUnlock,
   pageAnonExclusive,
 } from '../folio/folio.ts';
+import { folioTestLarge } from '../folio/large.ts';
 import { GFP_KERNEL, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_ANON_EXCLUSIVE, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
 import {
@@ -44,23 +46,48 @@ import {
 import { flushTlbPage } from '../pgtable/tlb.ts';
 import { ptepGet, ptepGetAndClear, setPteAt } from '../pgtable/walk.ts';
 import { anonVmaPrepare } from '../rmap/anon-vma.ts';
-import { folioAddNewAnonRmap, folioMoveAnonRmap, folioRemoveRmap } from '../rmap/rmap.ts';
+import {
+  folioAddNewAnonRmap,
+  folioMapcountOf,
+  folioMoveAnonRmap,
+  folioRemoveRmap,
+} from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
+import { folioFreeSwap, folioTestSwapcache } from '../swap/cache.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
 import { VM_MAYSHARE, VM_SHARED } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
 import { FAULT_FLAG_UNSHARE } from './flags.ts';
 
 /**
- * True where the mapping is the only user of an anonymous folio that is not exclusive: a single
- * reference, its own. Any GUP reference, short or pinned, makes it false.
+ * True where the mapping is the only user of an anonymous folio that is not exclusive: every
+ * reference is a mapping of this address space. Any GUP reference, short or pinned, makes it false.
  */
 const canReuseAnon = (k: Kernel, vma: Vma, folio: number): boolean => {
-  if (folioTestFlags(k, folio, PG_KSM) || folioRefCount(k, folio) !== 1) return false;
+  if (folioTestLarge(k, folio)) return canReuseLargeAnon(k, vma, folio);
+  const cached = folioTestSwapcache(k, folio) ? 1 : 0;
+  if (folioTestFlags(k, folio, PG_KSM) || folioRefCount(k, folio) > 1 + cached) return false;
   if (!folioTrylock(k, folio)) return false;
-  folioMoveAnonRmap(k, folio, vma);
+  if (cached !== 0) folioFreeSwap(k, folio);
+  const sole = folioRefCount(k, folio) === 1;
+  if (sole) folioMoveAnonRmap(k, folio, vma);
   folioUnlock(k, folio);
-  return true;
+  return sole;
+};
+
+/**
+ * Of a large folio a single page that is left is copied, so that the rest can go. The folio stays
+ * with its anon_vma: other VMAs may map other pages. Compare __wp_can_reuse_large_anon_folio().
+ */
+const canReuseLargeAnon = (k: Kernel, vma: Vma, folio: number): boolean => {
+  if (folioMapcount(k, folio) <= 1) return false;
+  if (folioTestSwapcache(k, folio)) {
+    if (!folioTrylock(k, folio)) return false;
+    folioFreeSwap(k, folio);
+    folioUnlock(k, folio);
+  }
+  const mapped = folioMapcount(k, folio);
+  return mapped === folioRefCount(k, folio) && folioMapcountOf(k, folio, vma.mm) === mapped;
 };
 
 /** The entry as it is, writable. Compare wp_page_reuse(). */
@@ -91,7 +118,7 @@ export function* doWpPage(
   }
   if (page >= 0 && folioTestAnon(k, folioOf(k, page))) {
     const exclusive = pageAnonExclusive(k, page);
-    if (exclusive || canReuseAnon(k, vma, page)) {
+    if (exclusive || canReuseAnon(k, vma, folioOf(k, page))) {
       if (!exclusive) folioSetFlags(k, page, PG_ANON_EXCLUSIVE);
       if (unshare) return 0;
       reuse(k, vma, word, pte);
@@ -122,7 +149,8 @@ function* wpPageCopy(
   }
   if (k.watched) yield YP_FAULT_ALLOCATED;
   if (page >= 0) k.memory.copyPage(copy, page);
-  countStat(k, 'cow_copied');
+  countStat(k, unshare ? 'unshare_copied' : 'cow_copied');
+  if (page >= 0 && folioTestFlags(k, page, PG_KSM)) countStat(k, 'ksm_cow');
   if (k.watched) yield YP_FAULT_COPIED;
   const range = mmHasNotifiers(mm)
     ? notifierRange(mm, hva, hva + PAGE_SIZE, MMU_NOTIFY_CLEAR)

@@ -15,7 +15,7 @@ import { PG_ANON, PG_ANON_EXCLUSIVE, PG_SWAPBACKED } from '../frames/table.ts';
 import type { KsmNode } from '../ksm/state.ts';
 import { ptePage, ptePresent, pteSpecial } from '../pgtable/pte.ts';
 import { pmdLeafAt, ptepGet, walkPte } from '../pgtable/walk.ts';
-import type { AddressSpace, AnonVma, Kernel, Vma } from '../types.ts';
+import type { AddressSpace, AnonVma, Kernel, MmStruct, Vma } from '../types.ts';
 import { linearPageIndex } from '../vma/flags.ts';
 
 const addPte = (k: Kernel, page: number): void => {
@@ -217,4 +217,20 @@ export const pageVmaMapped = (k: Kernel, vma: Vma, hva: number, page: number): n
 export const folioVmaMappedPmd = (k: Kernel, vma: Vma, hva: number, folio: number): number => {
   const word = pmdLeafAt(k, vma.mm, hva);
   return word > 0 && ptePage(ptepGet(k, word)) === folio ? word : 0;
+};
+
+/**
+ * Entries of one address space that map something of an anonymous folio: counted, where Linux keeps
+ * track of two address spaces for each large folio. Compare folio_maybe_mapped_shared().
+ */
+export const folioMapcountOf = (k: Kernel, folio: number, mm: MmStruct): number => {
+  let mapped = 0;
+  for (const { vma, page, nr, hva } of rmapPlaces(k, folio)) {
+    if (vma.mm !== mm) continue;
+    if (folioVmaMappedPmd(k, vma, hva, folio) > 0) mapped++;
+    else
+      for (let i = 0; i < nr; i++)
+        if (pageVmaMapped(k, vma, hva + i * PAGE_SIZE, page + i) > 0) mapped++;
+  }
+  return mapped;
 };
