@@ -1,0 +1,102 @@
+/**
+ * A process of a row: its system calls, which must succeed, and its memory byte by byte.
+ *
+ * Every load and store goes through the MMU, so what is compared is what the process itself sees.
+ */
+import {
+  drive,
+  fork,
+  HostProcess,
+  MAP_ANONYMOUS,
+  MAP_PRIVATE,
+  mmap,
+  type MmapRequest,
+  mmExit,
+  mprotect,
+  munmap,
+  PROT_READ,
+  PROT_WRITE,
+} from '#mm';
+import { errnoName } from '../report/errno-names.ts';
+import { type Content, contentAt, differsFrom } from './content.ts';
+import type { Trial } from './trial.ts';
+import { must, RowFailed } from './verdict.ts';
+
+export const RW = PROT_READ | PROT_WRITE;
+/** Bytes that are loaded at once. */
+const CHUNK_BYTES = 64 * 1024;
+
+export class Task {
+  readonly process: HostProcess;
+  private readonly trial: Trial;
+  private exited: boolean;
+
+  /** By Trial.start() and fork(): the process ends with the row, if not before. */
+  constructor(trial: Trial, process: HostProcess) {
+    this.trial = trial;
+    this.process = process;
+    this.exited = false;
+    trial.defer(() => this.exit());
+  }
+
+  /** @returns its hva */
+  mmap(request: MmapRequest): number {
+    const { k, mm } = this.process;
+    return must('mmap()', drive(mmap(k, mm, request)));
+  }
+
+  /** Maps private anonymous memory. @returns its hva */
+  mapAnon(lenBytes: number, prot = RW): number {
+    return this.mmap({ lenBytes, prot, flags: MAP_PRIVATE | MAP_ANONYMOUS });
+  }
+
+  munmap(hva: number, lenBytes: number): void {
+    const { k, mm } = this.process;
+    must('munmap()', drive(munmap(k, mm, hva, lenBytes)));
+  }
+
+  mprotect(hva: number, lenBytes: number, prot: number): void {
+    const { k, mm } = this.process;
+    must('mprotect()', drive(mprotect(k, mm, hva, lenBytes, prot)));
+  }
+
+  /** @returns the child, which ends with the row unless it exits before */
+  fork(): Task {
+    const { k, mm, mmu } = this.process;
+    const child = drive(fork(k, mm));
+    if (typeof child === 'number') throw new RowFailed(`fork() failed: ${errnoName(child)}`);
+    return new Task(this.trial, new HostProcess(k, child, mmu));
+  }
+
+  exit(): void {
+    if (this.exited) return;
+    this.exited = true;
+    const { k, mm } = this.process;
+    drive(mmExit(k, mm));
+  }
+
+  /** Fills memory with a content, from the content's first byte on. */
+  write(hva: number, lenBytes: number, content: Content): void {
+    for (let at = 0; at < lenBytes; ) {
+      const part = contentAt(content, at, lenBytes - at);
+      must('a store', this.process.copyIn(hva + at, part));
+      at += part.length;
+    }
+  }
+
+  /**
+   * Loads all of it and compares.
+   * @param from where in the content the memory begins
+   * @returns offset of the first byte that differs, -1 when none does
+   */
+  differsAt(hva: number, lenBytes: number, content: Content, from = 0): number {
+    const seen = new Uint8Array(Math.min(CHUNK_BYTES, lenBytes));
+    for (let at = 0; at < lenBytes; at += seen.length) {
+      const part = seen.subarray(0, Math.min(seen.length, lenBytes - at));
+      must('a load', this.process.copyOut(hva + at, part));
+      const differs = differsFrom(part, content, from + at);
+      if (differs >= 0) return at + differs;
+    }
+    return -1;
+  }
+}
