@@ -29,6 +29,10 @@ export const YP_DMA_SUBMITTED = 15;
 export const YP_DMA_COMPLETING = 16;
 export const YP_GUP_FAST_READ = 17; // GUP-fast has read an entry, and not yet counted its page
 export const YP_GUP_FAST_DONE = 18; // GUP-fast has its pages, and not yet looked at the fork sequence again
+export const YP_SWAP_UNMAPPED = 19; // swap entries are in place, the folio is in the swap cache
+export const YP_SWAP_WRITTEN = 20; // the slots hold the bytes, the folio is still in the swap cache
+export const YP_SWAP_READ = 21; // a fault has put a fresh folio into the swap cache, its bytes are not there yet
+export const YP_KSM_PROTECTED = 22; // KSM has write-protected a page, and not yet compared or replaced it
 
 /**
  * Runs a path to its end at once.

@@ -6,10 +6,9 @@
  * faults on one waits for it.
  */
 import { PAGE_SIZE } from '#emu';
-import { EAGAIN, EBUSY } from '../errno.ts';
+import { EBUSY } from '../errno.ts';
 import {
   folioGet,
-  folioMapcount,
   folioMarkDirty,
   folioOf,
   folioPut,
@@ -18,13 +17,7 @@ import {
   pageAnonExclusive,
 } from '../folio/folio.ts';
 import { PG_KSM } from '../frames/table.ts';
-import {
-  mmHasNotifiers,
-  notifierRange,
-  notifyRangeEnd,
-  notifyRangeStart,
-} from '../notifier/notifier.ts';
-import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START } from '../path.ts';
+import type { Path } from '../path.ts';
 import {
   maybeMkwrite,
   mkPte,
@@ -49,20 +42,16 @@ import {
   SWP_MIGRATION_WRITE,
 } from '../pgtable/swapops.ts';
 import { flushTlbPage } from '../pgtable/tlb.ts';
-import { pmdLeafAt, ptepGet, ptepGetAndClear, setPteAt, walkPte } from '../pgtable/walk.ts';
-import { splitHugePmdLocked } from '../thp/split-pmd.ts';
-import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
+import { ptepGet, ptepGetAndClear, setPteAt, walkPte } from '../pgtable/walk.ts';
+import type { Kernel, Vma } from '../types.ts';
 import {
   folioAddAnonRmap,
   folioAddFileRmap,
   folioRemoveRmap,
   folioTryShareAnonRmap,
-  folioVmaMappedPmd,
-  pageVmaMapped,
-  type RmapPlace,
   rmapPlaces,
-  rmapStillLinked,
 } from './rmap.ts';
+import { unmapFolio } from './unmap.ts';
 
 /** Rounds over the VMAs before giving up: a fork may add mappings behind the walk. */
 const MIGRATE_ROUNDS = 3;
@@ -73,53 +62,11 @@ const MIGRATE_ROUNDS = 3;
  * @returns 0; -EBUSY: it may be pinned; -EAGAIN: mappings are left. After an error some entries may
  *   have been replaced: removeMigrationPtes(k, folio, folio) puts them back
  */
-export function* tryToMigrate(k: Kernel, folio: number): Path<number> {
-  for (let round = 0; round < MIGRATE_ROUNDS && folioMapcount(k, folio) > 0; round++) {
-    for (const place of rmapPlaces(k, folio)) {
-      if (!rmapStillLinked(k, folio, place)) continue;
-      const { vma, hva, nr } = place;
-      if (!mapsSomething(k, place)) continue;
-      const range = mmHasNotifiers(vma.mm)
-        ? notifierRange(vma.mm, hva, hva + nr * PAGE_SIZE, MMU_NOTIFY_CLEAR)
-        : null;
-      if (range !== null) {
-        notifyRangeStart(k, range);
-        if (k.watched) yield YP_NOTIFIER_START;
-      }
-      const error = rmapStillLinked(k, folio, place) ? migratePlace(k, folio, place) : 0;
-      if (range !== null) {
-        if (k.watched) yield YP_NOTIFIER_END;
-        notifyRangeEnd(k, range);
-      }
-      if (error !== 0) return error;
-    }
-  }
-  return folioMapcount(k, folio) === 0 ? 0 : -EAGAIN;
-}
-
-/** Is any page of the place mapped there? */
-const mapsSomething = (k: Kernel, { vma, page, nr, hva }: RmapPlace): boolean => {
-  if (pmdLeafAt(k, vma.mm, hva) > 0) return true;
-  for (let i = 0; i < nr; i++)
-    if (pageVmaMapped(k, vma, hva + i * PAGE_SIZE, page + i) > 0) return true;
-  return false;
-};
-
-/** All entries of one VMA; a huge one is split before, as TTU_SPLIT_HUGE_PMD asks for. */
-const migratePlace = (k: Kernel, folio: number, { vma, page, nr, hva }: RmapPlace): number => {
-  const pmd = folioVmaMappedPmd(k, vma, hva, folio);
-  if (pmd > 0) splitHugePmdLocked(k, vma, hva, pmd);
-  for (let i = 0; i < nr; i++) {
-    const error = migrateOne(k, page + i, vma, hva + i * PAGE_SIZE);
-    if (error !== 0) return error;
-  }
-  return 0;
-};
+export const tryToMigrate = (k: Kernel, folio: number): Path<number> =>
+  unmapFolio(k, folio, MIGRATE_ROUNDS, migrateOne);
 
 /** One entry, under its lock: cleared, flushed, the pins looked at, and replaced. @returns 0 or -EBUSY */
-const migrateOne = (k: Kernel, page: number, vma: Vma, hva: number): number => {
-  const word = pageVmaMapped(k, vma, hva, page);
-  if (word === 0) return 0;
+const migrateOne = (k: Kernel, page: number, vma: Vma, hva: number, word: number): number => {
   const pte = ptepGetAndClear(k, word);
   flushTlbPage(k, vma.mm, hva);
   if (pteDirty(pte)) folioMarkDirty(k, folioOf(k, page));

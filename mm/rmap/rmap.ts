@@ -29,23 +29,40 @@ const addPmd = (k: Kernel, folio: number): void => {
   folioAddLargeMapcount(k, folio, 1);
 };
 
-/** Gives a new anonymous folio, whose first page is (or would be) at `hva`, to a VMA. */
-const folioSetAnon = (k: Kernel, folio: number, vma: Vma, hva: number): void => {
-  if (vma.anonVma === null) throw new Error(`page ${folio} mapped by a VMA without anon_vma`);
-  folioSetMapping(k, folio, vma.anonVma.id, linearPageIndex(vma, hva));
+/**
+ * Gives a new anonymous folio, whose first page is (or would be) at `hva`, to a VMA. One that others
+ * may map as well gets the oldest anon_vma, on which all of them hang. Compare __folio_set_anon().
+ */
+const folioSetAnon = (
+  k: Kernel,
+  folio: number,
+  vma: Vma,
+  hva: number,
+  exclusive: boolean,
+): void => {
+  const anonVma = exclusive ? vma.anonVma : vma.anonChain[0];
+  if (!anonVma) throw new Error(`page ${folio} mapped by a VMA without anon_vma`);
+  folioSetMapping(k, folio, anonVma.id, linearPageIndex(vma, hva));
   fetchOr(k.state.frames.flags, folio, PG_ANON | PG_SWAPBACKED);
 };
 
 /**
  * Maps a new anonymous folio by entries of its own for each page, all of them: it becomes the
- * VMA's, exclusively. Compare folio_add_new_anon_rmap().
+ * VMA's. Compare folio_add_new_anon_rmap().
  * @param hva of its first page
+ * @param exclusive false where a swap slot that others name as well was read
  */
-export const folioAddNewAnonRmap = (k: Kernel, folio: number, vma: Vma, hva: number): void => {
-  folioSetAnon(k, folio, vma, hva);
+export const folioAddNewAnonRmap = (
+  k: Kernel,
+  folio: number,
+  vma: Vma,
+  hva: number,
+  exclusive = true,
+): void => {
+  folioSetAnon(k, folio, vma, hva, exclusive);
   const nr = folioNrPages(k, folio);
   for (let page = folio; page < folio + nr; page++) {
-    fetchOr(k.state.frames.flags, page, PG_ANON_EXCLUSIVE);
+    if (exclusive) fetchOr(k.state.frames.flags, page, PG_ANON_EXCLUSIVE);
     atomicAdd(k.state.frames.mapcount, page, 1);
   }
   if (nr > 1) folioAddLargeMapcount(k, folio, nr);
@@ -53,7 +70,7 @@ export const folioAddNewAnonRmap = (k: Kernel, folio: number, vma: Vma, hva: num
 
 /** The same by one entry for the whole folio: then the head alone carries the exclusive flag. */
 export const folioAddNewAnonRmapPmd = (k: Kernel, folio: number, vma: Vma, hva: number): void => {
-  folioSetAnon(k, folio, vma, hva);
+  folioSetAnon(k, folio, vma, hva, true);
   fetchOr(k.state.frames.flags, folio, PG_ANON_EXCLUSIVE);
   addPmd(k, folio);
 };
