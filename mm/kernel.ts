@@ -51,6 +51,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
       notifierKeepsTlb: false,
       faultSkipsRetry: false,
     },
+    currentUser: '',
     notifierOps: new Map(),
   };
   if (state !== undefined) return k;
@@ -77,5 +78,6 @@ const freshState = (nrPages: number): KernelState => ({
   hugetlb: createHugetlbState(),
   pipes: new Map(),
   fixedBuffers: new Map(),
+  provenance: null,
   stat: createVmStat(),
 });

@@ -15,6 +15,7 @@ import type { SwapState } from './swap/state.ts';
 import type { ThpState } from './thp/state.ts';
 import type { Pipe } from './pipe/pipe.ts';
 import type { Policy } from './policy.ts';
+import type { Provenance } from './provenance/provenance.ts';
 
 /** A sleeping reader-writer lock: `readers` > 0, or `writer`, or free. */
 export interface RwLock {
@@ -200,6 +201,8 @@ export interface KernelState {
   /** Open pipes, and buffers registered with io_uring, by id: they hold pages. */
   pipes: Map<number, Pipe>;
   fixedBuffers: Map<number, FixedBuffer>;
+  /** Who holds what by GUP; null: not recorded. */
+  provenance: Provenance | null;
   stat: VmStat;
 }
 
@@ -240,5 +243,7 @@ export interface Kernel {
   /** Run the sanitizer's cheap checks inline (always in tests). */
   checked: boolean;
   sabotage: Sabotage;
+  /** Who the next call of GUP is for (mm/provenance/); empty: nobody has said. */
+  currentUser: string;
   notifierOps: Map<string, NotifierOps>;
 }

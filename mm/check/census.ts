@@ -96,8 +96,13 @@ const visitTable = (
   const span = PAGE_SIZE * PTRS_PER_TABLE ** level;
   for (let i = 0; i < PTRS_PER_TABLE; i++) {
     const entry = i32[first + i * WORDS_PER_PTE]!;
-    if (entry === 0) continue;
     const at = hva + i * span;
+    if (entry === 0) {
+      // A collapse has taken the table off for a while: what it maps is still mapped by it.
+      if (level === 1 && mm.collapsing?.hva === at)
+        visitTable(k, mm, mm.collapsing.table, 0, at, visitor);
+      continue;
+    }
     if (level === 0 || !pteTable(entry)) {
       visitor.onEntry(at, entry, level);
       continue;

@@ -28,8 +28,10 @@ import type { Census } from './census.ts';
 /** What the references say that neither tables nor caches account for. */
 export interface Holders {
   pins: number;
-  /** Plain references to pages that belong to an address space or a file. */
+  /** Plain references, of nobody who is known by name, to pages that belong to an address space or a file. */
   gets: number;
+  /** Folios with a pin of nobody known by name, and how many; or with fewer pins than are known: negative. */
+  strangePins: Map<number, number>;
   /** Frames that somebody allocated for himself: no table, no cache, no anonymous page. */
   allocations: number;
   locked: number;
@@ -52,6 +54,7 @@ export const checkFrames = (k: Kernel, census: Census, report: string[]): Holder
     locked: 0,
     isolated: 0,
     migrating: 0,
+    strangePins: new Map(),
     sharedPins: [],
     hugetlb: new Map(),
   };
@@ -154,6 +157,7 @@ const countHolders = (
   // Whoever found it broken keeps it for ever.
   if (gets > 0 && (word & PG_HWPOISON) !== 0) gets--;
   holders.pins += pins;
+  if (pins !== census.pinned[folio]) holders.strangePins.set(folio, pins - census.pinned[folio]!);
   const owned = mapping[folio] !== 0 || accounted > 0;
   if (owned) holders.gets += gets;
   else if (gets > 0) holders.allocations++;

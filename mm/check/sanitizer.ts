@@ -13,6 +13,7 @@ import { checkBuddy, checkPools } from './buddy.ts';
 import { checkCaches, checkKsm, checkSwap } from './caches.ts';
 import { freshCensus } from './census.ts';
 import { checkFrames, checkPoolSizes, type Holders } from './frames.ts';
+import { countHolders } from './holders.ts';
 import { checkMm } from './tables.ts';
 
 /** Told of one entry of a secondary MMU: which page it reaches, standing for which hva. */
@@ -24,10 +25,13 @@ export interface CheckOptions {
   /**
    * No path is suspended: then nothing may be locked, isolated, migrating or mid-fork, I2 holds
    * (a GUP-fast on its way may have pinned a page that it will find shared), and plain references
-   * number exactly `gets`.
+   * number exactly `gets`. With provenance on every reference and pin has a record.
    */
   quiescent?: boolean;
-  /** Plain references that the caller knows of; only with `quiescent`. Default 0. */
+  /**
+   * Plain references that the caller knows of, besides those of pipes and those with a record of
+   * provenance; only with `quiescent`. Default 0.
+   */
   gets?: number;
 }
 
@@ -43,6 +47,7 @@ export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => 
   checkCaches(k, census, report);
   checkSwap(k, census, report);
   checkKsm(k, report);
+  countHolders(k, census);
   checkBuddy(k, census, report);
   checkPools(k, census, report);
   const holders = checkFrames(k, census, report);
@@ -79,6 +84,9 @@ const checkQuiescent = (k: Kernel, holders: Holders, gets: number, report: strin
   if (holders.migrating > 0) report.push(`${holders.migrating} migration entries are left behind`);
   for (const folio of holders.sharedPins)
     report.push(`I2 page ${folio}: anonymous, pinned and not exclusive`);
+  for (const [folio, n] of holders.strangePins)
+    if (n < 0 || k.state.provenance !== null)
+      report.push(`I11 page ${folio}: ${Math.abs(n)} pins ${n < 0 ? 'too few' : 'of nobody'}`);
   if (holders.gets !== gets)
     report.push(`I11 ${holders.gets} plain references, ${gets} are known of`);
   for (const mm of k.state.mms.values()) {

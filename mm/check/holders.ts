@@ -1,0 +1,31 @@
+/**
+ * Sanitizer: references and pins that are known by name, beside those of entries and caches: what
+ * pipes and registered buffers have; with provenance on, whatever GUP has handed out.
+ */
+import { PG_TAIL } from '../frames/table.ts';
+import type { Kernel } from '../types.ts';
+import type { Census } from './census.ts';
+
+/** Adds what is known by name to the census. Each page is counted once: GUP's records include what pipes and buffers took. */
+export const countHolders = (k: Kernel, census: Census): void => {
+  const { flags, head } = k.state.frames;
+  const { held, pinned } = census;
+  const { provenance, pipes, fixedBuffers } = k.state;
+  const { zeroPage, hugeZeroFolio } = k.state;
+  const add = (column: Int32Array, page: number, n: number): void => {
+    const folio = (flags[page]! & PG_TAIL) !== 0 ? head[page]! : page;
+    // A pin of the zero page counts nothing.
+    if (column === pinned && (folio === zeroPage || folio === hugeZeroFolio)) return;
+    column[folio] = column[folio]! + n;
+  };
+  for (const { buffers } of pipes.values())
+    for (const { page, hold } of buffers)
+      if (hold === 'own') add(held, page, 1);
+      else if (provenance === null) add(hold === 'get' ? held : pinned, page, 1);
+  if (provenance === null) {
+    for (const { pages } of fixedBuffers.values()) for (const page of pages) add(pinned, page, 1);
+    return;
+  }
+  for (const [page, holds] of provenance.holds)
+    for (const { kind, n } of holds) add(kind === 'get' ? held : pinned, page, n);
+};

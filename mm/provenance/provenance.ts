@@ -1,0 +1,177 @@
+/**
+ * Provenance: for every reference and pin that GUP hands out, who has it, by which function, since
+ * when. Off unless a machine or a test switches it on; then a call of GUP costs a test.
+ *
+ * Only what nobody else writes down is recorded: references of page tables, caches, isolation and
+ * the kernel's own users follow from the state itself (explain.ts). A call is recorded when it
+ * returns, and given up where pages are given back: while a path is suspended in GUP its counts are
+ * ahead of the records.
+ */
+import { listPush, listRemoveAt, mapDelete, mapSet, setField } from '#cells';
+import { folioNrPages, folioOf } from '../folio/folio.ts';
+import { HPAGE_PMD_NR } from '../thp/state.ts';
+import type { Kernel, MmStruct } from '../types.ts';
+
+/** FOLL_GET or FOLL_PIN. */
+export type HoldKind = 'get' | 'pin';
+
+/** One page that somebody holds by GUP. Plain data. */
+export interface Hold {
+  kind: HoldKind;
+  /** The function, as Linux spells it. */
+  api: string;
+  /** Who called it: a row of the users table, or whatever name the caller gave. */
+  user: string;
+  /** Address space and place in it that the page was found at; -1 where it was found by other means. */
+  mm: number;
+  hva: number;
+  /** References or pins that this record stands for. */
+  n: number;
+  /** Number of the call, counted from when recording began. */
+  since: number;
+}
+
+/** Plain data: it is saved with the machine. */
+export interface Provenance {
+  /** Page -> who holds it, oldest first. */
+  holds: Map<number, Hold[]>;
+  /** Calls recorded so far. */
+  calls: number;
+  /** Given back without a record: taken before recording began. */
+  unmatched: number;
+}
+
+/** Begins to record, from nothing. What is held already stays unexplained. */
+export const provenanceStart = (k: Kernel): void => {
+  setField(k.state, 'provenance', { holds: new Map(), calls: 0, unmatched: 0 });
+};
+
+export const provenanceStop = (k: Kernel): void => setField(k.state, 'provenance', null);
+
+/** The next call of GUP is this user's. To be said right before it, without a yield between. */
+export const nameGupUser = (k: Kernel, user: string): void => {
+  k.currentUser = user;
+};
+
+/** Who the call that begins now is for; the name is used up. Empty: nobody said. */
+export const takeGupUser = (k: Kernel): string => {
+  const user = k.currentUser;
+  if (user !== '') k.currentUser = '';
+  return user;
+};
+
+/**
+ * A call of GUP returns with pages[0 .. n).
+ * @param user from takeGupUser when the call began, or the row it named
+ * @param mm null, and hva -1, where the pages were not found by address
+ */
+export const noteGrab = (
+  k: Kernel,
+  kind: HoldKind,
+  api: string,
+  user: string,
+  mm: MmStruct | null,
+  hva: number,
+  pages: Int32Array | null,
+  n: number,
+): void => {
+  if (k.state.provenance === null || pages === null || n <= 0) return;
+  setField(k.state.provenance, 'calls', k.state.provenance.calls + 1);
+  for (let i = 0; i < n; i++)
+    addHold(k, kind, api, user, mm, hva < 0 ? hva : hva + i * 4096, pages[i]!, 1);
+};
+
+/** The same for one page or folio that is counted `n` times. */
+export const noteGrabPage = (
+  k: Kernel,
+  kind: HoldKind,
+  api: string,
+  user: string,
+  page: number,
+  n: number,
+): void => {
+  if (k.state.provenance === null) return;
+  setField(k.state.provenance, 'calls', k.state.provenance.calls + 1);
+  addHold(k, kind, api, user, null, -1, page, n);
+};
+
+const addHold = (
+  k: Kernel,
+  kind: HoldKind,
+  api: string,
+  user: string,
+  mm: MmStruct | null,
+  hva: number,
+  page: number,
+  n: number,
+): void => {
+  const { provenance } = k.state;
+  if (provenance === null || (kind === 'pin' && isZero(k, page))) return;
+  const hold: Hold = { kind, api, user, mm: mm?.id ?? -1, hva, n, since: provenance.calls };
+  const own = provenance.holds.get(page);
+  if (own === undefined) mapSet(provenance.holds, page, [hold]);
+  else listPush(own, hold);
+};
+
+/** Pins of the zero pages are not counted. */
+const isZero = (k: Kernel, page: number): boolean => {
+  const { zeroPage, hugeZeroFolio } = k.state;
+  return (
+    page === zeroPage ||
+    (hugeZeroFolio >= 0 && page >= hugeZeroFolio && page < hugeZeroFolio + HPAGE_PMD_NR)
+  );
+};
+
+/** pages[0 .. n) are given back, one reference or pin of each. An entry below 0 is none. */
+export const noteRelease = (k: Kernel, kind: HoldKind, pages: Int32Array, n: number): void => {
+  if (k.state.provenance === null) return;
+  const user = takeGupUser(k);
+  for (let i = 0; i < n; i++) if (pages[i]! >= 0) dropHold(k, kind, user, pages[i]!, 1);
+};
+
+/** `n` references or pins of one page, or of any pages of its folio, are given back. */
+export const noteReleasePage = (k: Kernel, kind: HoldKind, page: number, n: number): void => {
+  if (k.state.provenance === null) return;
+  dropHold(k, kind, takeGupUser(k), page, n);
+};
+
+/**
+ * Whose are they? Those of the user who was named (nameGupUser); without a name, or where he has
+ * none, the oldest of that kind. The page's own first: a folio may be given back by other pages.
+ */
+const dropHold = (k: Kernel, kind: HoldKind, user: string, page: number, n: number): void => {
+  const { provenance } = k.state;
+  if (provenance === null || (kind === 'pin' && isZero(k, page))) return;
+  let left = dropAt(provenance, page, kind, user, n);
+  if (left > 0) {
+    const folio = folioOf(k, page);
+    const end = folio + folioNrPages(k, folio);
+    for (let other = folio; other < end && left > 0; other++)
+      left = dropAt(provenance, other, kind, user, left);
+  }
+  if (left > 0) setField(provenance, 'unmatched', provenance.unmatched + left);
+};
+
+/** @returns how many are still to be given back */
+const dropAt = (
+  provenance: Provenance,
+  page: number,
+  kind: HoldKind,
+  user: string,
+  n: number,
+): number => {
+  const own = provenance.holds.get(page);
+  let left = n;
+  while (own !== undefined && left > 0) {
+    const named = own.findIndex((hold) => hold.kind === kind && hold.user === user);
+    const i = named >= 0 ? named : own.findIndex((hold) => hold.kind === kind);
+    const hold = own[i];
+    if (hold === undefined) break;
+    const dropped = Math.min(left, hold.n);
+    left -= dropped;
+    setField(hold, 'n', hold.n - dropped);
+    if (hold.n === 0) listRemoveAt(own, i);
+  }
+  if (own?.length === 0) mapDelete(provenance.holds, page);
+  return left;
+};
