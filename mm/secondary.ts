@@ -17,8 +17,8 @@ import { getUserPages, getUserPagesUnlocked } from './gup/slow.ts';
 import { mayTakeGet } from './gup/users.ts';
 import { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';
 import { type Path, YP_SECONDARY_PFN } from './path.ts';
-import { ptePfn, ptePresent, pteProtnone, pteWrite } from './pgtable/pte.ts';
-import { walkPte } from './pgtable/walk.ts';
+import { ptePresent, pteProtnone, pteWrite } from './pgtable/pte.ts';
+import { leafLevel, leafPage, leafWord, walkLeaf } from './pgtable/walk.ts';
 import type { Kernel, MmStruct, NotifierOps } from './types.ts';
 
 export { drive } from './path.ts';
@@ -190,22 +190,17 @@ function* lookUpPfn(
 ): Path<number> {
   const flags = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
   for (;;) {
-    const n = yield* getUserPagesUnlocked(k, mm, hva, 1, flags, out.pages);
+    const n = yield* getUserPagesUnlocked(k, mm, hva, 1, flags, null);
     if (n !== 1) return n < 0 ? n : -EFAULT;
-    const pte = lookUpPte(k, mm, hva);
+    const leaf = walkLeaf(k, mm, hva);
+    const entry = readOnce(k.memory.i32, leafWord(leaf));
     // Gone again, or read-only again: somebody came between.
-    if (!ptePresent(pte) || pteProtnone(pte) || (write && !pteWrite(pte))) continue;
-    out.pfn = ptePfn(pte);
-    out.writable = pteWrite(pte);
+    if (!ptePresent(entry) || pteProtnone(entry) || (write && !pteWrite(entry))) continue;
+    out.pfn = pageToPfn(leafPage(entry, leafLevel(leaf), hva));
+    out.writable = pteWrite(entry);
     return 0;
   }
 }
-
-/** The primary entry as it is now, 0 without a table for it. */
-const lookUpPte = (k: Kernel, mm: MmStruct, hva: number): number => {
-  const word = walkPte(k, mm, hva, false);
-  return word > 0 ? readOnce(k.memory.i32, word) : 0;
-};
 
 /**
  * The other half of faultInPfn, called with the owner's lock still held: after installation with

@@ -19,13 +19,12 @@ import {
   PTE_U,
   PTE_V,
   PTE_W,
-  PTE_X,
   RAM_OFFSET,
   RAM_PFN_BASE,
 } from '#emu';
 import { readOnce, setBits, setField, smpRmb } from '#cells';
 import { gupPutFolio, tryGrabFolioFast } from '../folio/pin.ts';
-import { PG_REFERENCED } from '../frames/table.ts';
+import { PG_ANON, PG_HEAD, PG_HUGETLB, PG_REFERENCED, PG_SWAPBACKED } from '../frames/table.ts';
 import {
   type Path,
   YP_GUP_FAST_DONE,
@@ -33,8 +32,15 @@ import {
   YP_GUP_FAST_READ,
   YP_GUP_FAST_SEQ,
 } from '../path.ts';
-import { PTE_SPECIAL } from '../pgtable/pte.ts';
-import { PTE_WORDS, PTRS_PER_TABLE } from '../pgtable/walk.ts';
+import { PTE_SPECIAL, pteLeaf, pteTable } from '../pgtable/pte.ts';
+import {
+  LEAF_LEVELS,
+  leafLevel,
+  leafWord,
+  levelPages,
+  PTE_WORDS,
+  PTRS_PER_TABLE,
+} from '../pgtable/walk.ts';
 import { countStat } from '../stat.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import {
@@ -46,6 +52,7 @@ import {
   FOLL_UNLOCKABLE,
   FOLL_WRITE,
 } from './flags.ts';
+import { fillPages } from './follow.ts';
 import { gupArgs, gupFastRange } from './legality.ts';
 import { getUserPagesUnlocked } from './slow.ts';
 import { gupFastUnpinUserPages, sanityCheckPinnedPages } from './unpin.ts';
@@ -53,31 +60,46 @@ import { gupMustUnshare } from './unshare.ts';
 import { checkGetUser, type GupUserId } from './users.ts';
 
 const WORDS_PER_PAGE = PAGE_SIZE / 4;
+/** Pages that one entry of a table of each level is for. */
+const PAGES_BELOW = Float64Array.of(1, 2 ** 9, 2 ** 18, 2 ** 27);
 
 /**
- * Word index of the last-level directory's entry (Linux's pmd) for a page, or 0 where the way ends
- * before. @param vpn hva / 4096
+ * The way down as far as the directories go: the entry of a last-level directory (Linux's pmd) or a
+ * larger leaf. @returns word and level in one number, as walkLeaf(); 0 where the way ends before
  */
-const pmdLockless = (k: Kernel, mm: MmStruct, vpn: number): number => {
+const directoryLockless = (k: Kernel, mm: MmStruct, vpn: number): number => {
   const { i32 } = k.memory;
   let table = mm.pgd;
   for (let level = k.satpMode === ATP_MODE_SV39 ? 2 : 3; ; level--) {
-    const index = Math.floor(vpn / PTRS_PER_TABLE ** level) % PTRS_PER_TABLE;
+    const index = Math.floor(vpn / PAGES_BELOW[level]!) % PTRS_PER_TABLE;
     const word = RAM_OFFSET / 4 + table * WORDS_PER_PAGE + index * PTE_WORDS;
-    if (level === 1) return word;
+    if (level === 1) return word * LEAF_LEVELS + level;
     const entry = readOnce(i32, word);
-    if ((entry & (PTE_V | PTE_R | PTE_W | PTE_X)) !== PTE_V) return 0;
+    if (pteLeaf(entry)) return word * LEAF_LEVELS + level;
+    if (!pteTable(entry)) return 0;
     table = (entry >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
   }
 };
 
 /**
- * May a long writable pin take this folio? Without the VMA only what is known to be harmless:
- * anonymous memory and shmem. One without a mapping has been truncated, and nobody can tell.
+ * May this pin take the folio? Without the VMA only what is known to be harmless. Secretmem never
+ * is; a long writable pin leaves everything but anonymous memory, shmem and hugetlb to the slow
+ * path, and what has been truncated too: nobody can tell what it was. Compare
+ * gup_fast_folio_allowed().
  */
 const folioAllowed = (k: Kernel, folio: number, flags: number): boolean => {
   const careful = FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE;
-  return (flags & careful) !== careful || readOnce(k.state.frames.mapping, folio) !== 0;
+  const rejectFile = (flags & careful) === careful;
+  const { frames, mappings } = k.state;
+  const word = readOnce(frames.flags, folio);
+  // Secret pages are always single ones.
+  if (!rejectFile && (word & PG_HEAD) !== 0) return true;
+  if ((word & PG_HUGETLB) !== 0) return true;
+  const id = readOnce(frames.mapping, folio);
+  if (id === 0) return !rejectFile;
+  // Anonymous memory and shmem can be swapped; secretmem and files with storage never.
+  if ((word & (PG_ANON | PG_SWAPBACKED)) !== 0) return true;
+  return !rejectFile && mappings.get(id)?.kind !== 'secretmem';
 };
 
 /** The lockless part. @returns how many pages, from the first, could be had: 0 is no error */
@@ -101,42 +123,50 @@ function* gupFast(
   const wanted = (flags & FOLL_WRITE) !== 0 ? PTE_V | PTE_U | PTE_R | PTE_W : PTE_V | PTE_U | PTE_R;
   let acquired = 0;
   let n = 0;
-  tables: while (n < nrPages) {
-    const vpn = hva / PAGE_SIZE + n;
-    const first = vpn % PTRS_PER_TABLE;
-    const pmdp = pmdLockless(k, mm, vpn);
-    if (pmdp === 0) break;
+  walk: while (n < nrPages) {
+    const firstVpn = hva / PAGE_SIZE + n;
+    const way = directoryLockless(k, mm, firstVpn);
+    if (way === 0) break;
+    const pmdp = leafWord(way);
     const pmd = readOnce(i32, pmdp);
-    if ((pmd & (PTE_V | PTE_R | PTE_W | PTE_X)) !== PTE_V) break;
+    // A table, whose entries map a page each; or a huge entry, the only one there is to look at.
+    const huge = pteLeaf(pmd);
+    if (!huge && !pteTable(pmd)) break;
+    const span = huge ? levelPages(leafLevel(way)) : PTRS_PER_TABLE;
+    const first = firstVpn % span;
+    const end = Math.min(nrPages, n + span - first);
     const table = (pmd >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
-    let ptep = RAM_OFFSET / 4 + table * WORDS_PER_PAGE + first * PTE_WORDS;
-    const end = Math.min(nrPages, n + PTRS_PER_TABLE - first);
-    for (; n < end; n++, ptep += PTE_WORDS) {
+    let ptep = huge ? pmdp : RAM_OFFSET / 4 + table * WORDS_PER_PAGE + first * PTE_WORDS;
+    for (; n < end; ptep += PTE_WORDS) {
       const pte = readOnce(i32, ptep);
-      if ((pte & (wanted | PTE_SPECIAL)) !== wanted) break tables;
+      if ((pte & (wanted | PTE_SPECIAL)) !== wanted) break walk;
       if (k.watched) yield YP_GUP_FAST_READ;
-      const page = (pte >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
-      const folio = tryGrabFolioFast(k, page, 1, flags);
-      if (folio < 0) break tables;
-      if (pin) acquired++;
+      const mapped = (pte >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
+      const page = huge ? mapped + first : mapped;
+      const nr = huge ? end - n : 1;
+      const folio = tryGrabFolioFast(k, page, nr, flags);
+      if (folio < 0) break walk;
+      if (pin) acquired += nr;
       let gone = false;
       if (k.watched) {
         countStat(k, 'nr_foll_pin_acquired', acquired);
         acquired = 0;
         yield YP_GUP_FAST_PINNED;
-        gone = pmdLockless(k, mm, hva / PAGE_SIZE + n) !== pmdp;
+        gone = directoryLockless(k, mm, hva / PAGE_SIZE + n) !== way;
       }
       if (
         (!gupFastSkipsRecheck &&
           (gone || readOnce(i32, pmdp) !== pmd || readOnce(i32, ptep) !== pte)) ||
         !folioAllowed(k, folio, flags) ||
-        ((pte & PTE_W) === 0 && gupMustUnshare(k, null, flags, page))
+        ((pte & PTE_W) === 0 && gupMustUnshare(k, null, flags, mapped))
       ) {
-        gupPutFolio(k, folio, 1, flags);
-        break tables;
+        gupPutFolio(k, folio, nr, flags);
+        break walk;
       }
       setBits(pageFlags, folio, PG_REFERENCED);
-      pages[n] = page;
+      if (huge) fillPages(pages, n, page, nr);
+      else pages[n] = page;
+      n += nr;
     }
   }
   if (acquired > 0) countStat(k, 'nr_foll_pin_acquired', acquired);
@@ -153,7 +183,7 @@ function* gupFast(
   return n;
 }
 
-/** Fast, then slow for the rest. @param flags from gupArgs */
+/** Fast, then slow for the rest. @param flags from gupArgs: an error is the result */
 function* gupFastFallback(
   k: Kernel,
   mm: MmStruct,
@@ -162,6 +192,7 @@ function* gupFastFallback(
   flags: number,
   pages: Int32Array,
 ): Path<number> {
+  if (flags < 0) return flags;
   const start = hva - (hva % PAGE_SIZE);
   const error = gupFastRange(k, flags, start, nrPages);
   if (error !== 0) return error;
@@ -197,25 +228,21 @@ function* gupFastFallback(
  * @returns pages pinned, possibly fewer than asked for; or -errno when there is none:
  *   -EINVAL flags, -EFAULT no such memory, -ENOMEM, -EOVERFLOW
  */
-export function* pinUserPagesFast(
+export const pinUserPagesFast = (
   k: Kernel,
   mm: MmStruct,
   hva: number,
   nrPages: number,
   flags: number,
   pages: Int32Array,
-): Path<number> {
-  const all = gupArgs(flags, FOLL_PIN, pages);
-  if (all < 0) return all;
-  return yield* gupFastFallback(k, mm, hva, nrPages, all, pages);
-}
+): Path<number> => gupFastFallback(k, mm, hva, nrPages, gupArgs(flags, FOLL_PIN, pages), pages);
 
 /**
  * get_user_pages_fast(): the same with plain references, released by folioPut.
  * @param user row of the users table (users.ts)
  * @throws Error when the policy does not give that user FOLL_GET
  */
-export function* getUserPagesFast(
+export const getUserPagesFast = (
   k: Kernel,
   user: GupUserId,
   mm: MmStruct,
@@ -223,15 +250,13 @@ export function* getUserPagesFast(
   nrPages: number,
   flags: number,
   pages: Int32Array,
-): Path<number> {
+): Path<number> => {
   checkGetUser(k.policy, user);
-  const all = gupArgs(flags, FOLL_GET, pages);
-  if (all < 0) return all;
-  return yield* gupFastFallback(k, mm, hva, nrPages, all, pages);
-}
+  return gupFastFallback(k, mm, hva, nrPages, gupArgs(flags, FOLL_GET, pages), pages);
+};
 
 /** get_user_pages_fast_only(): the lockless part alone. @returns pages referenced; 0 is no error */
-export function* getUserPagesFastOnly(
+export const getUserPagesFastOnly = (
   k: Kernel,
   user: GupUserId,
   mm: MmStruct,
@@ -239,9 +264,14 @@ export function* getUserPagesFastOnly(
   nrPages: number,
   flags: number,
   pages: Int32Array,
-): Path<number> {
+): Path<number> => {
   checkGetUser(k.policy, user);
-  const all = gupArgs(flags, FOLL_GET | FOLL_FAST_ONLY, pages);
-  if (all < 0) return all;
-  return yield* gupFastFallback(k, mm, hva, nrPages, all, pages);
-}
+  return gupFastFallback(
+    k,
+    mm,
+    hva,
+    nrPages,
+    gupArgs(flags, FOLL_GET | FOLL_FAST_ONLY, pages),
+    pages,
+  );
+};

@@ -3,23 +3,20 @@
  * Compare mm/gup.c, __get_user_pages() and follow_page_pte().
  *
  * Every entry point takes the mmap lock for reading by itself and keeps it: what Linux calls the
- * *_unlocked() variants. There are no signals, so -EINTR never comes; superpages, hugetlb, fsdax and
- * secretmem do not exist yet, and with them their rules.
+ * *_unlocked() variants.
  */
 import { PAGE_SIZE } from '#emu';
 import { readOnce, setField } from '#cells';
-import { EFAULT, EHWPOISON, EINVAL, EMLINK } from '../errno.ts';
+import { EEXIST, EFAULT, EHWPOISON, EINVAL, EMLINK } from '../errno.ts';
 import {
   FAULT_FLAG_REMOTE,
   FAULT_FLAG_UNSHARE,
   FAULT_FLAG_WRITE,
   handleMmFault,
 } from '../fault/fault.ts';
-import { folioMarkAccessed, folioMarkDirty, folioOf, folioTestDirty } from '../folio/folio.ts';
-import { tryGrabFolio } from '../folio/pin.ts';
 import { type Path, YP_GUP_LOOKED_UP } from '../path.ts';
-import { pteDirty, pteNone, ptePage, ptePresent, pteSpecial, pteWrite } from '../pgtable/pte.ts';
-import { PTE_WORDS, PTRS_PER_TABLE, walkPte } from '../pgtable/walk.ts';
+import { pteNone, ptePresent } from '../pgtable/pte.ts';
+import { walkPte } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import {
   isCowMapping,
@@ -34,7 +31,6 @@ import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
 import { findVma } from '../vma/vma.ts';
 import {
   FOLL_ANON,
-  FOLL_DUMP,
   FOLL_FORCE,
   FOLL_GET,
   FOLL_HWPOISON,
@@ -46,8 +42,8 @@ import {
   FOLL_UNLOCKABLE,
   FOLL_WRITE,
 } from './flags.ts';
+import { followPageMask } from './follow.ts';
 import { gupArgs } from './legality.ts';
-import { canForceWrite, gupMustUnshare } from './unshare.ts';
 import { checkGetUser, type GupUserId } from './users.ts';
 
 /** Does the VMA allow this access at all? @returns 0 or -EFAULT. Compare check_vma_flags(). */
@@ -61,61 +57,6 @@ const checkVmaFlags = (vma: Vma, flags: number): number => {
     if (!(force && (vma.flags & VM_MAYREAD) !== 0)) return -EFAULT;
   }
   return 0;
-};
-
-/** One page found under the page-table lock: counted, and marked as used where asked. @returns 0 or -errno */
-const commitPage = (k: Kernel, page: number, pte: number, flags: number): number => {
-  const folio = folioOf(k, page);
-  const error = tryGrabFolio(k, folio, 1, flags);
-  if (error !== 0) return error;
-  if ((flags & FOLL_TOUCH) !== 0) {
-    if ((flags & FOLL_WRITE) !== 0 && !pteDirty(pte) && !folioTestDirty(k, folio))
-      folioMarkDirty(k, folio);
-    folioMarkAccessed(k, folio);
-  }
-  return 0;
-};
-
-/**
- * Follows the entries of [hva, ..) as far as one page table, the VMA and `nrPages` reach, and
- * stops at the first that needs a fault.
- * @param at where in `pages` the first goes
- * @returns pages taken; with none: 0 = fault it in, -EMLINK = the same with UNSHARE, other -errno
- */
-const followPages = (
-  k: Kernel,
-  vma: Vma,
-  hva: number,
-  nrPages: number,
-  flags: number,
-  pages: Int32Array,
-  at: number,
-): number => {
-  const word = walkPte(k, vma.mm, hva, false);
-  // A core dump leaves a hole where no page ever was, instead of allocating one.
-  const absent = (flags & FOLL_DUMP) !== 0 && vmaIsAnonymous(vma) ? -EFAULT : 0;
-  if (word <= 0) return absent;
-  const { i32 } = k.memory;
-  const inTable = PTRS_PER_TABLE - ((hva / PAGE_SIZE) % PTRS_PER_TABLE);
-  const end = Math.min(nrPages, inTable, (vma.end - hva) / PAGE_SIZE);
-  for (let n = 0; n < end; n++) {
-    const pte = readOnce(i32, word + n * PTE_WORDS);
-    let outcome = 0;
-    if (!ptePresent(pte)) {
-      if (pteNone(pte)) outcome = absent;
-      return n > 0 ? n : outcome;
-    }
-    const page = ptePage(pte);
-    const normalPage = pteSpecial(pte) ? -1 : page;
-    if ((flags & FOLL_WRITE) !== 0 && !pteWrite(pte) && !canForceWrite(k, vma, flags, normalPage))
-      return n;
-    if (normalPage < 0 && (flags & FOLL_DUMP) !== 0) outcome = -EFAULT;
-    else if (!pteWrite(pte) && gupMustUnshare(k, vma, flags, page)) outcome = -EMLINK;
-    else outcome = commitPage(k, page, pte, flags);
-    if (outcome !== 0) return n > 0 ? n : outcome;
-    pages[at + n] = page;
-  }
-  return end;
 };
 
 /** True where a fault at `hva` would have to wait for somebody: a migration is under way. */
@@ -144,7 +85,7 @@ export function* getUserPagesLocked(
   hva: number,
   nrPages: number,
   flags: number,
-  pages: Int32Array,
+  pages: Int32Array | null,
 ): Path<number> {
   let at = hva - (hva % PAGE_SIZE);
   let n = 0;
@@ -155,11 +96,17 @@ export function* getUserPagesLocked(
       const refused = vma === null ? -EFAULT : checkVmaFlags(vma, flags);
       if (refused !== 0 || vma === null) return n > 0 ? n : refused;
     }
-    const found = followPages(k, vma, at, nrPages - n, flags, pages, n);
+    const found = followPageMask(k, vma, at, nrPages - n, flags, pages, n);
     if (found > 0) {
       n += found;
       at += found * PAGE_SIZE;
       if (k.watched) yield YP_GUP_LOOKED_UP;
+      continue;
+    }
+    if (found === -EEXIST && pages === null) {
+      // Nobody wants the page: that there is an entry is enough.
+      n++;
+      at += PAGE_SIZE;
       continue;
     }
     if (found !== 0 && found !== -EMLINK) return n > 0 ? n : found;
@@ -181,7 +128,7 @@ export function* getUserPagesUnlocked(
   hva: number,
   nrPages: number,
   flags: number,
-  pages: Int32Array,
+  pages: Int32Array | null,
 ): Path<number> {
   if (nrPages === 0) return 0;
   // Before the first pin, so that a fork that follows looks at the pins.

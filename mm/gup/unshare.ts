@@ -4,15 +4,18 @@
  * can_follow_write_common().
  */
 import { readOnce, smpRmb } from '#cells';
-import { PG_ANON, PG_ANON_EXCLUSIVE } from '../frames/table.ts';
+import { folioOf, folioTestAnon, pageAnonExclusive } from '../folio/folio.ts';
 import type { Kernel, Vma } from '../types.ts';
 import { isCowMapping, VM_MAYSHARE, VM_MAYWRITE, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
 import { FOLL_FORCE, FOLL_LONGTERM, FOLL_PIN, FOLL_WRITE } from './flags.ts';
+import { PG_ANON_EXCLUSIVE } from '../frames/table.ts';
 
 /**
  * Must the page behind a read-only entry be made the process's own before it is pinned? Otherwise
- * a later write of the process would go to a copy, and the pin would keep the old page.
+ * a later write of the process would go to a copy, and the pin would keep the old page. A plain
+ * reference never asks. A merged page (KSM) is never exclusive, so it is never pinned either.
  * @param vma null in GUP-fast, which does not look VMAs up: then the answer is the careful one
+ * @param page the one that carries the exclusive flag: the head where a huge entry maps the folio
  */
 export const gupMustUnshare = (
   k: Kernel,
@@ -20,9 +23,8 @@ export const gupMustUnshare = (
   flags: number,
   page: number,
 ): boolean => {
-  if ((flags & (FOLL_WRITE | FOLL_PIN)) !== FOLL_PIN) return false;
-  const word = readOnce(k.state.frames.flags, page);
-  if ((word & PG_ANON) === 0) {
+  if ((flags & (FOLL_WRITE | FOLL_PIN)) !== FOLL_PIN || k.sabotage.neverUnshare) return false;
+  if (!folioTestAnon(k, folioOf(k, page))) {
     // Of a file's page only a long pin has to know that it is not about to be replaced.
     if ((flags & FOLL_LONGTERM) === 0) return false;
     return vma === null || isCowMapping(vma.flags);
@@ -32,12 +34,15 @@ export const gupMustUnshare = (
   return (readOnce(k.state.frames.flags, page) & PG_ANON_EXCLUSIVE) === 0;
 };
 
-/** A debugger's write through an entry that is read-only: private, not writable by itself, COW broken. */
+/**
+ * A debugger's write through an entry that is read-only: private, not writable by itself, COW broken.
+ * @param page as for gupMustUnshare; -1 where the entry has none that is counted
+ */
 export const canForceWrite = (k: Kernel, vma: Vma, flags: number, page: number): boolean =>
   (flags & FOLL_FORCE) !== 0 &&
   (vma.flags & (VM_MAYSHARE | VM_SHARED)) === 0 &&
   (vma.flags & VM_MAYWRITE) !== 0 &&
   (vma.flags & VM_WRITE) === 0 &&
   page >= 0 &&
-  (readOnce(k.state.frames.flags, page) & (PG_ANON | PG_ANON_EXCLUSIVE)) ===
-    (PG_ANON | PG_ANON_EXCLUSIVE);
+  folioTestAnon(k, folioOf(k, page)) &&
+  pageAnonExclusive(k, page);

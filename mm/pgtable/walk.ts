@@ -125,7 +125,8 @@ export const walkLeaf = (k: Kernel, mm: MmStruct, hva: number): number => {
   }
 };
 
-const LEAF_LEVELS = 4;
+/** What a word and a level in one number are taken apart by. */
+export const LEAF_LEVELS = 4;
 export const leafWord = (leaf: number): number => Math.floor(leaf / LEAF_LEVELS);
 export const leafLevel = (leaf: number): number => leaf % LEAF_LEVELS;
 /** Pages that an entry of a level maps: 1, 512, 262144. */
