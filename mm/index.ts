@@ -58,7 +58,8 @@ export {
 export type { FrameTable } from './frames/table.ts';
 export { MAX_PAGE_ORDER, nrFreePages } from './frames/zone.ts';
 export type { Zone } from './frames/zone.ts';
-export { shmemCreate, shmemGet, shmemPut } from './fs/shmem.ts';
+export { mappingGet as shmemGet, mappingPut as shmemPut } from './fs/mapping.ts';
+export { shmemCreate } from './fs/shmem.ts';
 export { accessRemoteVm } from './gup/remote.ts';
 export { GUP_USERS } from './gup/users.ts';
 export type { GupHold, GupUse, GupUser, GupUserId } from './gup/users.ts';
@@ -69,6 +70,9 @@ export {
   ioUringUnregisterBuffer,
 } from './io-uring/buffers.ts';
 export type { FixedBuffer } from './io-uring/buffers.ts';
+export { hugetlbFileSetup } from './hugetlb/file.ts';
+export { hugetlbSetPool } from './hugetlb/pool.ts';
+export { HUGETLB_ORDER_1G, HUGETLB_ORDER_2M } from './hugetlb/state.ts';
 export { countStat, createKernel } from './kernel.ts';
 export type { KernelOptions } from './kernel.ts';
 export { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';

@@ -58,6 +58,19 @@ const takeBlock = (k: Kernel, zone: Zone, order: number): number => {
   return -1;
 };
 
+/** True where `page` heads a free block of that order. Compare page_is_buddy(). */
+export const isFreeBlock = (k: Kernel, page: number, order: number): boolean =>
+  (readOnce(k.state.frames.flags, page) & PG_BUDDY) !== 0 &&
+  readOnce(k.state.frames.private, page) === order;
+
+/** Takes the free block that `page` heads, whichever list it is on; no reference is made. */
+export const takeFreeBlock = (k: Kernel, page: number, order: number): void => {
+  const zone = pageZone(k, page);
+  removeBlock(k, zone, page, order);
+  atomicAdd(zone.nrFree, 0, -(1 << order));
+  countStat(k, 'pgalloc', 1 << order);
+};
+
 /**
  * Allocates 1 << order contiguous, naturally aligned pages; the first has one reference.
  * @param gfp GFP_*
@@ -82,11 +95,6 @@ export const allocPages = (k: Kernel, order: number, gfp: number): number => {
   }
   return -ENOMEM;
 };
-
-/** True where `page` heads a free block of that order. Compare page_is_buddy(). */
-const isFreeBlock = (k: Kernel, page: number, order: number): boolean =>
-  (readOnce(k.state.frames.flags, page) & PG_BUDDY) !== 0 &&
-  readOnce(k.state.frames.private, page) === order;
 
 /** Puts a block on its list, merged with every free neighbour. Compare __free_one_page(). */
 const freeBlock = (k: Kernel, zone: Zone, firstPage: number, firstOrder: number): void => {

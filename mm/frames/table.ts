@@ -32,6 +32,7 @@ export const PG_ISOLATED = 1 << 19; // taken off its LRU list by migration or re
 export const PG_HUGETLB = 1 << 20; // head of a folio of a hugetlb pool
 export const PG_P2PDMA = 1 << 21; // ZONE_DEVICE: memory of a PCI peer
 export const PG_DEVICE_COHERENT = 1 << 22; // ZONE_DEVICE: coherent memory of a device
+export const PG_RESTORE_RESERVE = 1 << 23; // hugetlb: a reservation was used up, and comes back if the folio is freed
 
 /** One machine's frame table. Plain data: it is saved and restored as it is. */
 export interface FrameTable {

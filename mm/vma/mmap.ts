@@ -1,7 +1,8 @@
 /** mmap() and munmap(). Compare mm/mmap.c:do_mmap(), mm/vma.c:do_vmi_align_munmap(). */
 import { PAGE_SIZE } from '#emu';
 import { EEXIST, EINVAL, ENOMEM } from '../errno.ts';
-import { shmemCreate, shmemPut } from '../fs/shmem.ts';
+import { mappingPut } from '../fs/mapping.ts';
+import { shmemCreate } from '../fs/shmem.ts';
 import type { Path } from '../path.ts';
 import { freePgtables, taskSize } from '../pgtable/walk.ts';
 import {
@@ -132,7 +133,7 @@ function* mmapLocked(k: Kernel, mm: MmStruct, request: MmapRequest): Path<number
     else pgoff = hva / PAGE_SIZE;
   }
   vmaLink(vmaAlloc(mm, hva, hva + lenBytes, vmFlags, mapping, pgoff));
-  if (mapping !== null && request.mapping === undefined) yield* shmemPut(k, mapping);
+  if (mapping !== null && request.mapping === undefined) yield* mappingPut(k, mapping);
   yield* mergeAround(k, mm, vmaIndexAbove(mm, hva));
   return hva;
 }

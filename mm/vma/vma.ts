@@ -5,7 +5,8 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { listInsert, listPush, listRemoveAt, setField } from '#cells';
-import { mappingLink, mappingUnlink } from '../fs/shmem.ts';
+import { mappingLink, mappingUnlink } from '../fs/mapping.ts';
+import { hugetlbVmaClose, hugetlbVmaOpen } from '../hugetlb/resv.ts';
 import type { Path } from '../path.ts';
 import { anonVmaClone, unlinkAnonVmas } from '../rmap/anon-vma.ts';
 import { splitHugePmdAcross } from '../thp/split-pmd.ts';
@@ -72,6 +73,7 @@ export const vmaDetach = (mm: MmStruct, i: number): void => {
 /** The last of a VMA, nothing of which is mapped: out of every anon_vma and its file. */
 export function* vmaFree(k: Kernel, vma: Vma): Path<void> {
   unlinkAnonVmas(k, vma);
+  hugetlbVmaClose(k, vma);
   if (vma.mapping !== null) yield* mappingUnlink(k, vma.mapping, vma);
 }
 
@@ -83,6 +85,7 @@ export const splitVma = (k: Kernel, vma: Vma, hva: number): Vma => {
   const { mm } = vma;
   const upper = vmaAlloc(mm, hva, vma.end, vma.flags, vma.mapping, pgoffAt(vma, hva));
   upper.anonVma = vma.anonVma;
+  hugetlbVmaOpen(upper, vma);
   setField(vma, 'end', hva);
   vmaLink(upper);
   anonVmaClone(upper, vma);

@@ -12,7 +12,8 @@ import { checkKernel } from '../../mm/check/sanitizer.ts';
 import { migrateFolio } from '../../mm/compact/migrate.ts';
 import { folioPut } from '../../mm/folio/folio.ts';
 import { pfnToPage } from '../../mm/frames/table.ts';
-import { shmemCreate, shmemPut } from '../../mm/fs/shmem.ts';
+import { mappingPut } from '../../mm/fs/mapping.ts';
+import { shmemCreate } from '../../mm/fs/shmem.ts';
 import { getUserPagesFast, pinUserPagesFast } from '../../mm/gup/fast.ts';
 import { FOLL_LONGTERM, FOLL_WRITE } from '../../mm/gup/flags.ts';
 import { accessRemoteVm } from '../../mm/gup/remote.ts';
@@ -140,7 +141,7 @@ export class RandomDriver {
     this.drain();
     for (const process of [...this.processes]) this.exit(process);
     this.drain();
-    for (const { mapping } of this.files) this.start('put', null, 0, shmemPut(this.k, mapping));
+    for (const { mapping } of this.files) this.start('put', null, 0, mappingPut(this.k, mapping));
     this.drain();
   }
 

@@ -1,0 +1,60 @@
+/** Taking a huge page for a mapping, by promise or without, and its bytes. Compare mm/hugetlb.c:alloc_hugetlb_folio(). */
+import { PAGE_SIZE } from '#emu';
+import { setField } from '#cells';
+import { ENOSPC } from '../errno.ts';
+import { folioNrPages, folioSetFlags } from '../folio/folio.ts';
+import { PG_RESTORE_RESERVE } from '../frames/table.ts';
+import type { Kernel, Vma } from '../types.ts';
+import { availableHugePages, dequeueHugetlbFolio } from './pool.ts';
+import { vmaCommitReservation, vmaNeedsReservation } from './resv.ts';
+import { vmaHstate } from './vma.ts';
+
+/**
+ * A huge page for `hva`, with one reference; its bytes are what they were.
+ * @param cowFromOwner a copy of a page that was had by promise already: the promise does not count twice
+ * @returns the folio, or -ENOSPC: not promised, and nothing is left over
+ */
+export const allocHugetlbFolio = (
+  k: Kernel,
+  vma: Vma,
+  hva: number,
+  cowFromOwner: boolean,
+): number => {
+  const h = vmaHstate(k, vma);
+  const unpromised = cowFromOwner || vmaNeedsReservation(vma, hva);
+  if (unpromised && availableHugePages(h) <= 0) return -ENOSPC;
+  const folio = dequeueHugetlbFolio(k, h);
+  if (folio < 0) throw new Error(`hugetlb order ${h.order}: a promised page is not there`);
+  if (!unpromised) {
+    folioSetFlags(k, folio, PG_RESTORE_RESERVE);
+    setField(h, 'reserved', h.reserved - 1);
+  }
+  if (!cowFromOwner) vmaCommitReservation(vma, hva);
+  return folio;
+};
+
+/** Words of a page; a gigantic page is looked at before it is written, so that what nobody has touched costs nothing. */
+const PAGE_WORDS = PAGE_SIZE / 4;
+const GIGANTIC_NR = 1 << 11;
+
+const pageIsZero = (k: Kernel, page: number): boolean => {
+  const { i32 } = k.memory;
+  const first = k.memory.pageOffset(page) / 4;
+  for (let word = first; word < first + PAGE_WORDS; word++) if (i32[word] !== 0) return false;
+  return true;
+};
+
+/** Makes every byte of a huge page zero. */
+export const zeroHugeFolio = (k: Kernel, folio: number): void => {
+  const nr = folioNrPages(k, folio);
+  for (let page = folio; page < folio + nr; page++)
+    if (nr < GIGANTIC_NR || !pageIsZero(k, page)) k.memory.zeroPage(page);
+};
+
+/** Copies a huge page to another of its size. */
+export const copyHugeFolio = (k: Kernel, to: number, from: number): void => {
+  const nr = folioNrPages(k, from);
+  for (let i = 0; i < nr; i++)
+    if (nr < GIGANTIC_NR || !pageIsZero(k, from + i) || !pageIsZero(k, to + i))
+      k.memory.copyPage(to + i, from + i);
+};

@@ -1,0 +1,60 @@
+/** mremap() of a hugetlb VMA. Compare mm/hugetlb.c:move_hugetlb_page_tables(). */
+import {
+  mmHasNotifiers,
+  notifierRange,
+  notifyRangeEnd,
+  notifyRangeStart,
+} from '../notifier/notifier.ts';
+import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START, YP_PROTECT } from '../path.ts';
+import { pteNone } from '../pgtable/pte.ts';
+import { flushTlbRange } from '../pgtable/tlb.ts';
+import { nextMapped, ptepGet, ptepGetAndClear, setPteAt, walkEntry } from '../pgtable/walk.ts';
+import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
+import { hugetlbVmaMoved } from './resv.ts';
+import { hugeLevel, vmaPageSize } from './vma.ts';
+
+/**
+ * Moves the entries of [oldHva, oldHva + lenBytes) to `newHva`, and with the last of them what the
+ * owner was promised: all are multiples of the huge page's size.
+ * @param newVma where they go: linked, with the offset in the file that belongs there
+ * @returns bytes moved: less than `lenBytes` without memory for a table; the rest is where it was
+ */
+export function* moveHugetlbRange(
+  k: Kernel,
+  vma: Vma,
+  newVma: Vma,
+  oldHva: number,
+  newHva: number,
+  lenBytes: number,
+): Path<number> {
+  const { mm } = vma;
+  const size = vmaPageSize(vma);
+  const level = hugeLevel(vma);
+  const end = oldHva + lenBytes;
+  const range = mmHasNotifiers(mm) ? notifierRange(mm, oldHva, end, MMU_NOTIFY_CLEAR) : null;
+  if (range !== null) {
+    notifyRangeStart(k, range);
+    if (k.watched) yield YP_NOTIFIER_START;
+  }
+  let stop = end;
+  for (let at = nextMapped(k, mm, oldHva, end); at < end; at = nextMapped(k, mm, at, end)) {
+    const from = walkEntry(k, mm, at, level, false);
+    if (from > 0 && !pteNone(ptepGet(k, from))) {
+      const to = walkEntry(k, mm, newHva + (at - oldHva), level, true);
+      if (to < 0) {
+        stop = at;
+        break;
+      }
+      setPteAt(k, to, ptepGetAndClear(k, from));
+    }
+    at += size;
+  }
+  if (k.watched) yield YP_PROTECT;
+  flushTlbRange(k, mm, oldHva, end);
+  if (range !== null) {
+    if (k.watched) yield YP_NOTIFIER_END;
+    notifyRangeEnd(k, range);
+  }
+  if (stop === end) hugetlbVmaMoved(newVma, vma);
+  return stop - oldHva;
+}
