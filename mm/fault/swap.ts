@@ -1,9 +1,61 @@
-/** Faults on entries that are not present: swap, migration, poison, markers. Compare mm/memory.c:do_swap_page(). */
-import { EHWPOISON } from '../errno.ts';
-import { type Path, YP_WAIT } from '../path.ts';
-import { isHwpoisonEntry, isMigrationEntry } from '../pgtable/swapops.ts';
-import { ptepGet } from '../pgtable/walk.ts';
+/**
+ * Faults on entries that are not present: swap, migration, poison, markers.
+ * Compare mm/memory.c:do_swap_page().
+ */
+import { setField } from '#cells';
+import { EAGAIN, EHWPOISON } from '../errno.ts';
+import {
+  folioAddLru,
+  folioAlloc,
+  folioGet,
+  folioMarkDirty,
+  folioNrPages,
+  folioOf,
+  folioPut,
+  folioRefCount,
+  folioSetFlags,
+  folioTestAnon,
+  folioTestFlags,
+} from '../folio/folio.ts';
+import { GFP_KERNEL } from '../frames/buddy.ts';
+import { PG_HWPOISON, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
+import { type Path, YP_FAULT_COPIED, YP_WAIT } from '../path.ts';
+import {
+  mkPte,
+  pteMkdirty,
+  pteMksoftDirty,
+  pteMkuffdWp,
+  pteMkwrite,
+  pteMkyoung,
+  pteNeedsSoftDirtyWp,
+  pteNeedsUffdWp,
+  pteWrite,
+  vmPageProt,
+} from '../pgtable/pte.ts';
+import {
+  isHwpoisonEntry,
+  isMigrationEntry,
+  isSwapEntry,
+  PTE_SWP_SOFT_DIRTY,
+  PTE_SWP_UFFD_WP,
+  swapEntryExclusive,
+  swapEntrySlot,
+} from '../pgtable/swapops.ts';
+import { ptepGet, setPteAt } from '../pgtable/walk.ts';
+import { folioAddAnonRmap, folioAddNewAnonRmap } from '../rmap/rmap.ts';
+import {
+  folioFreeSwap,
+  folioTestSwapcache,
+  folioUnlockFreeSwap,
+  swapCachePage,
+} from '../swap/cache.ts';
+import { swapinFolio, swapinNeedsCopy } from '../swap/in.ts';
+import { swapFree, swapFull } from '../swap/slots.ts';
 import type { Kernel, Vma } from '../types.ts';
+import { VM_LOCKED, VM_WRITE } from '../vma/flags.ts';
+import { addRss } from '../vma/zap.ts';
+import { FAULT_FLAG_WRITE } from './flags.ts';
+import { doWpPage } from './wp.ts';
 
 /**
  * @param word the entry, and `entry` what it was
@@ -15,8 +67,9 @@ export function* doSwapPage(
   hva: number,
   word: number,
   entry: number,
-  _flags: number,
+  flags: number,
 ): Path<number> {
+  if (isSwapEntry(entry)) return yield* doSwapIn(k, vma, hva, word, entry, flags);
   if (isMigrationEntry(entry)) {
     yield* migrationEntryWait(k, word, entry);
     return 0;
@@ -29,3 +82,99 @@ export function* doSwapPage(
 export function* migrationEntryWait(k: Kernel, word: number, entry: number): Path<void> {
   while (ptepGet(k, word) === entry) yield YP_WAIT;
 }
+
+/** The entry of a slot: its page is found, or read in, and mapped. @returns 0, -ENOMEM or -EHWPOISON */
+function* doSwapIn(
+  k: Kernel,
+  vma: Vma,
+  hva: number,
+  word: number,
+  entry: number,
+  flags: number,
+): Path<number> {
+  const folio = yield* swapinFolio(k, word, entry);
+  if (folio < 0) return folio === -EAGAIN ? 0 : folio;
+  const page = swapCachePage(k, swapEntrySlot(entry));
+  let error = 0;
+  let copy = -1;
+  if (swapinNeedsCopy(k, page, vma, hva)) {
+    copy = folioAlloc(k, GFP_KERNEL);
+    if (copy < 0) error = copy;
+    else {
+      k.memory.copyPage(copy, page);
+      if (k.watched) yield YP_FAULT_COPIED;
+    }
+  }
+  const changed = ptepGet(k, word) !== entry;
+  if (error === 0 && !changed && folioTestFlags(k, page, PG_HWPOISON)) error = -EHWPOISON;
+  const maps = error === 0 && !changed;
+  if (maps) {
+    installSwapped(k, vma, hva, word, entry, page, copy, flags);
+    if (shouldTryToFreeSwap(k, folio, vma, flags)) folioFreeSwap(k, folio);
+  } else if (copy >= 0) {
+    folioPut(k, copy);
+  }
+  folioUnlockFreeSwap(k, folio);
+  folioPut(k, folio);
+  if (!maps || (flags & FAULT_FLAG_WRITE) === 0) return error;
+  const pte = ptepGet(k, word);
+  return pteWrite(pte) ? 0 : yield* doWpPage(k, vma, hva, word, pte, flags);
+}
+
+/**
+ * The entry maps the page, or the copy of it, and names the slot no more: under the page-table lock.
+ * Exclusive is what the entry said, and a copy. Writable at once only where it is exclusive; whether
+ * one that nobody else uses may become so is for the next write to find out (wp.ts).
+ */
+const installSwapped = (
+  k: Kernel,
+  vma: Vma,
+  hva: number,
+  word: number,
+  entry: number,
+  page: number,
+  copy: number,
+  flags: number,
+): void => {
+  const { mm } = vma;
+  const folio = folioOf(k, page);
+  const ksm = copy < 0 && folioTestFlags(k, folio, PG_KSM);
+  const exclusive = copy >= 0 || (swapEntryExclusive(entry) && !ksm);
+  let pte = pteMkyoung(mkPte(copy >= 0 ? copy : page, vmPageProt(vma.flags)));
+  if ((entry & PTE_SWP_SOFT_DIRTY) !== 0) pte = pteMksoftDirty(pte);
+  if ((entry & PTE_SWP_UFFD_WP) !== 0) pte = pteMkuffdWp(pte);
+  const wpDue = pteNeedsUffdWp(vma, pte) || pteNeedsSoftDirtyWp(vma, pte);
+  if (exclusive && (vma.flags & VM_WRITE) !== 0 && !wpDue) {
+    pte = pteMkwrite(pte);
+    if ((flags & FAULT_FLAG_WRITE) !== 0) pte = pteMkdirty(pte);
+  }
+  if (copy >= 0) {
+    folioSetFlags(k, copy, PG_UPTODATE);
+    folioMarkDirty(k, copy);
+    folioAddNewAnonRmap(k, copy, vma, hva);
+    folioAddLru(k, copy);
+  } else {
+    folioGet(k, folio);
+    if (folioTestAnon(k, folio)) folioAddAnonRmap(k, page, exclusive);
+    else folioAddNewAnonRmap(k, folio, vma, hva, exclusive);
+  }
+  addRss(mm, true, 1);
+  setField(mm, 'rssSwap', mm.rssSwap - 1);
+  setPteAt(k, word, pte);
+  swapFree(k, swapEntrySlot(entry));
+};
+
+/**
+ * Is it worth trying to give the slots back now? Where slots are scarce, where the page is not to be
+ * swapped out again, and for a write whose page has no other user than the cache (and us): then it
+ * can be reused instead of copied.
+ */
+const shouldTryToFreeSwap = (k: Kernel, folio: number, vma: Vma, flags: number): boolean => {
+  if (!folioTestSwapcache(k, folio)) return false;
+  if (swapFull(k) || (vma.flags & VM_LOCKED) !== 0) return true;
+  return (
+    (flags & FAULT_FLAG_WRITE) !== 0 &&
+    !folioTestFlags(k, folio, PG_KSM) &&
+    folioRefCount(k, folio) === 2 + folioNrPages(k, folio)
+  );
+};

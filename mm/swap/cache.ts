@@ -99,8 +99,17 @@ export const folioFreeSwap = (k: Kernel, folio: number): boolean => {
 };
 
 /**
+ * Unlocks the folio, which the caller has a reference of. If the last that named or mapped it went
+ * while it was locked, they could not give its slots back: that is done here.
+ */
+export const folioUnlockFreeSwap = (k: Kernel, folio: number): void => {
+  if (folioMapcount(k, folio) === 0) folioFreeSwap(k, folio);
+  folioUnlock(k, folio);
+};
+
+/**
  * A mapping of the folio went: if it was the last, and nobody holds the lock, its slots go too.
- * Whoever holds the lock sees to it, or reclaim does. The caller holds a reference. Compare free_swap_cache()
+ * Whoever holds the lock sees to it then (folioUnlockFreeSwap). The caller holds a reference. Compare free_swap_cache()
  */
 export const freeSwapCache = (k: Kernel, folio: number): void => {
   if (!folioTestSwapcache(k, folio) || folioMapcount(k, folio) > 0) return;

@@ -1,0 +1,81 @@
+/**
+ * Swapping in: the folio that a slot's bytes are in, read if need be. Compare mm/swap_state.c,
+ * swap_cache_get_folio() and read_swap_cache_async(), and mm/ksm.c:ksm_might_need_to_copy().
+ *
+ * What is read in is one page; there is no read-ahead. A large folio comes back as a whole only
+ * while it is still in the swap cache.
+ */
+import { readOnce } from '#cells';
+import { EAGAIN } from '../errno.ts';
+import {
+  folioAddLru,
+  folioAlloc,
+  folioGet,
+  folioLock,
+  folioOf,
+  folioPut,
+  folioSetFlags,
+  folioTestAnon,
+  folioTestFlags,
+  folioTrylock,
+  pageIndex,
+} from '../folio/folio.ts';
+import { GFP_KERNEL } from '../frames/buddy.ts';
+import { PG_KSM, PG_SWAPBACKED, PG_UPTODATE } from '../frames/table.ts';
+import { type Path, YP_FAULT_ALLOCATED, YP_SWAP_READ } from '../path.ts';
+import { swapEntrySlot } from '../pgtable/swapops.ts';
+import { ptepGet } from '../pgtable/walk.ts';
+import type { Kernel, Vma } from '../types.ts';
+import { linearPageIndex } from '../vma/flags.ts';
+import { folioUnlockFreeSwap, swapCacheAdd, swapCachePage } from './cache.ts';
+import { swapReadPage } from './slots.ts';
+
+/**
+ * The folio of the slot that an entry names, in the swap cache, locked and with a reference for the
+ * caller. The caller holds mmap_lock, so that the entry's table stays.
+ * @param word the entry, and `entry` what it was
+ * @returns the folio; -EAGAIN: the entry or the cache changed meanwhile; -ENOMEM
+ */
+export function* swapinFolio(k: Kernel, word: number, entry: number): Path<number> {
+  const slot = swapEntrySlot(entry);
+  if (swapCachePage(k, slot) < 0) {
+    const fresh = folioAlloc(k, GFP_KERNEL);
+    if (fresh < 0) return fresh;
+    if (k.watched) yield YP_FAULT_ALLOCATED;
+    // As long as the entry is there the slot is what it was.
+    if (ptepGet(k, word) === entry && swapCachePage(k, slot) < 0) {
+      folioTrylock(k, fresh);
+      folioSetFlags(k, fresh, PG_SWAPBACKED);
+      swapCacheAdd(k, fresh, slot);
+      if (k.watched) yield YP_SWAP_READ;
+      swapReadPage(k, slot, fresh);
+      folioSetFlags(k, fresh, PG_UPTODATE);
+      folioAddLru(k, fresh);
+      return fresh;
+    }
+    folioPut(k, fresh);
+    if (ptepGet(k, word) !== entry) return -EAGAIN;
+  }
+  const folio = folioOf(k, swapCachePage(k, slot));
+  folioGet(k, folio);
+  if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
+  const page = swapCachePage(k, slot);
+  if (page >= 0 && folioOf(k, page) === folio) return folio;
+  folioUnlockFreeSwap(k, folio);
+  folioPut(k, folio);
+  return -EAGAIN;
+}
+
+/**
+ * Can the reverse map not find `page` if it is mapped at `hva`? A merged page that was swapped out
+ * comes back as the page of whoever touched it first; the others need copies of it.
+ */
+export const swapinNeedsCopy = (k: Kernel, page: number, vma: Vma, hva: number): boolean => {
+  const folio = folioOf(k, page);
+  if (!folioTestAnon(k, folio) || folioTestFlags(k, folio, PG_KSM)) return false;
+  const id = readOnce(k.state.frames.mapping, folio);
+  return (
+    pageIndex(k, page) !== (linearPageIndex(vma, hva) | 0) ||
+    !vma.anonChain.some((anonVma) => anonVma.id === id)
+  );
+};
