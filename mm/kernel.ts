@@ -8,6 +8,7 @@ import { folioSetFlags } from './folio/folio.ts';
 import type { Policy } from './policy.ts';
 import { createHugetlbState } from './hugetlb/state.ts';
 import { createKsmState } from './ksm/state.ts';
+import { createTask } from './signal.ts';
 import { createVmStat } from './stat.ts';
 import { createSwapState } from './swap/state.ts';
 import { createThpState } from './thp/state.ts';
@@ -52,6 +53,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
       faultSkipsRetry: false,
     },
     currentUser: '',
+    task: createTask(),
     notifierOps: new Map(),
   };
   if (state !== undefined) return k;

@@ -15,6 +15,7 @@ import type { SwapState } from './swap/state.ts';
 import type { ThpState } from './thp/state.ts';
 import type { Pipe } from './pipe/pipe.ts';
 import type { Policy } from './policy.ts';
+import type { Task } from './signal.ts';
 import type { Provenance } from './provenance/provenance.ts';
 
 /** A sleeping reader-writer lock: `readers` > 0, or `writer`, or free. */
@@ -245,5 +246,7 @@ export interface Kernel {
   sabotage: Sabotage;
   /** Who the next call of GUP is for (mm/provenance/); empty: nobody has said. */
   currentUser: string;
+  /** Whom the kernel works for: signals that are pending for it end waits and GUP. */
+  task: Task;
   notifierOps: Map<string, NotifierOps>;
 }

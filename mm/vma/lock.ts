@@ -5,8 +5,10 @@
  * release gets it, so a writer's progress rests on the scheduler's fairness.
  */
 import { setField } from '#cells';
+import { EINTR } from '../errno.ts';
 import { type Path, YP_WAIT } from '../path.ts';
-import type { MmStruct } from '../types.ts';
+import { fatalSignalPending } from '../signal.ts';
+import type { Kernel, MmStruct } from '../types.ts';
 
 export const mmapReadTrylock = (mm: MmStruct): boolean => {
   const lock = mm.mmapLock;
@@ -18,6 +20,15 @@ export const mmapReadTrylock = (mm: MmStruct): boolean => {
 /** Waits for the lock and takes it for reading. Call it after mmapReadTrylock failed. */
 export function* mmapReadLock(mm: MmStruct): Path<void> {
   while (!mmapReadTrylock(mm)) yield YP_WAIT;
+}
+
+/** The same, but a fatal signal ends the wait. @returns 0 or -EINTR. Compare mmap_read_lock_killable() */
+export function* mmapReadLockKillable(k: Kernel, mm: MmStruct): Path<number> {
+  while (!mmapReadTrylock(mm)) {
+    if (fatalSignalPending(k)) return -EINTR;
+    yield YP_WAIT;
+  }
+  return 0;
 }
 
 export const mmapReadUnlock = (mm: MmStruct): void => {
