@@ -33,6 +33,9 @@ export const YP_SWAP_UNMAPPED = 19; // swap entries are in place, the folio is i
 export const YP_SWAP_WRITTEN = 20; // the slots hold the bytes, the folio is still in the swap cache
 export const YP_SWAP_READ = 21; // a fault has put a fresh folio into the swap cache, its bytes are not there yet
 export const YP_KSM_PROTECTED = 22; // KSM has write-protected a page, and not yet compared or replaced it
+export const YP_SPLIT_UNMAPPED = 23; // a large folio's entries are migration entries, its references not yet frozen
+export const YP_COLLAPSE_CLEARED = 24; // the table is off the directory, the references of its pages not yet looked at
+export const YP_COLLAPSE_COPIED = 25; // the new huge folio holds the bytes, and is not yet mapped
 
 /**
  * Runs a path to its end at once.

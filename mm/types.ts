@@ -51,6 +51,15 @@ export interface AnonVma {
   kind: 'anon';
   id: number;
   vmas: Vma[];
+  /** Somebody has the tables of one of its VMAs apart: nobody may put entries into them (rmapWait()). */
+  locked: boolean;
+}
+
+/** A last-level table that is off its directory while its pages are collapsed into one folio. */
+export interface DetachedTable {
+  /** First address that it maps. */
+  hva: number;
+  table: number;
 }
 
 /**
@@ -104,6 +113,8 @@ export interface MmStruct {
   nrTables: number;
   /** Tables kept back, one for each huge entry, so that a split never lacks one (pgtable_trans_huge_deposit()). */
   deposited: number[];
+  /** The table that a collapse has taken off, under mmap_lock for writing (mm/thp/collapse.ts). */
+  collapsing: DetachedTable | null;
   /** RLIMIT_MEMLOCK accounting of its users, in pages. */
   lockedVm: number;
   pinnedVm: number;

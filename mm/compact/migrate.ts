@@ -107,7 +107,7 @@ function* migrateIsolated(k: Kernel, src: number): Path<number> {
     if (k.watched) yield YP_MIGRATE_UNMAPPED;
     error = yield* moveToNew(k, dst, src, ignorePins);
   }
-  removeMigrationPtes(k, src, error === 0 ? dst : src);
+  yield* removeMigrationPtes(k, src, error === 0 ? dst : src);
   folioUnlock(k, dst);
   folioUnlock(k, src);
   if (error === 0) folioAddLru(k, dst);

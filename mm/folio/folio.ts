@@ -16,6 +16,7 @@ import {
   PG_LRU,
   PG_REFERENCED,
   PG_RESERVED,
+  PG_SWAPCACHE,
   PG_TAIL,
 } from '../frames/table.ts';
 import { freeHugetlbFolio } from '../hugetlb/pool.ts';
@@ -149,6 +150,21 @@ export const folioMapcount = (k: Kernel, folio: number): number =>
   folioTestLarge(k, folio)
     ? folioLargeMapcount(k, folio)
     : readOnce(k.state.frames.mapcount, folio);
+
+/** References of the caches: one for each page, for a hugetlb folio one. Compare folio_cache_ref_count(). */
+export const folioCacheRefs = (k: Kernel, folio: number): number => {
+  const flags = readOnce(k.state.frames.flags, folio);
+  const cached =
+    (flags & PG_ANON) !== 0
+      ? (flags & PG_SWAPCACHE) !== 0
+      : readOnce(k.state.frames.mapping, folio) !== 0;
+  if (!cached) return 0;
+  return (flags & PG_HUGETLB) !== 0 ? 1 : folioNrPages(k, folio);
+};
+
+/** References that entries and caches hold; more are somebody else's. Compare folio_expected_ref_count(). */
+export const folioExpectedRefs = (k: Kernel, folio: number): number =>
+  folioMapcount(k, folio) + folioCacheRefs(k, folio);
 
 /** Offset of a page in its folio's mapping, in pages modulo 1 << 32. Compare page_pgoff(). */
 export const pageIndex = (k: Kernel, page: number): number => {

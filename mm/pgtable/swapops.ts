@@ -3,7 +3,7 @@
  * include/linux/swapops.h.
  *
  *   31            10 9        8  7          6         5 4   1 0
- *  | page frame     |0       |0 |D         |A        |0|type|0|  migration
+ *  | page frame     |uffd-wp |sd|D         |A        |0|type|0|  migration (sd: soft-dirty)
  *  | swap slot      |uffd-wp |0 |soft-dirty|exclusive|0|type|0|  swap
  *  | page frame     |0       |0 |0         |0        |0|type|0|  hwpoison
  *  | 0              |uffd-wp |0 |0         |0        |0|type|0|  marker
@@ -12,6 +12,7 @@
  * its anonymous page was exclusive; whoever meets one waits for the lock of that folio.
  */
 import { PTE_A, PTE_D, PTE_PPN_SHIFT, PTE_RSW_SHIFT, RAM_PFN_BASE } from '#emu';
+import { PTE_UFFD_WP, pteSoftDirty } from './pte.ts';
 
 const SWP_TYPE_SHIFT = 1;
 const SWP_TYPE_MASK = 0xf << SWP_TYPE_SHIFT;
@@ -32,9 +33,15 @@ export const PTE_SWP_UFFD_WP = 2 << PTE_RSW_SHIFT;
 /** Type of an entry that is neither none nor present. */
 export const swpType = (entry: number): number => entry & SWP_TYPE_MASK;
 
-/** An entry of one of the SWP_MIGRATION_* types, with the A and D bits of the entry it replaces. */
+/** Soft-dirty bit of a migration entry. */
+const MIGRATION_SOFT_DIRTY = 1 << PTE_RSW_SHIFT;
+
+/** An entry of one of the SWP_MIGRATION_* types, with what the entry that it replaces was: A, D, soft-dirty, uffd-wp. */
 export const makeMigrationEntry = (page: number, type: number, pte: number): number =>
-  ((page + RAM_PFN_BASE) << PTE_PPN_SHIFT) | type | (pte & (PTE_A | PTE_D));
+  ((page + RAM_PFN_BASE) << PTE_PPN_SHIFT) |
+  type |
+  (pte & (PTE_A | PTE_D | PTE_UFFD_WP)) |
+  (pteSoftDirty(pte) ? MIGRATION_SOFT_DIRTY : 0);
 
 /** True for a migration entry; `pte` is any entry that is not present. */
 export const isMigrationEntry = (pte: number): boolean => {
@@ -58,6 +65,9 @@ export const migrationEntryPage = (entry: number): number =>
   (entry >>> PTE_PPN_SHIFT) - RAM_PFN_BASE;
 export const isMigrationEntryYoung = (entry: number): boolean => (entry & PTE_A) !== 0;
 export const isMigrationEntryDirty = (entry: number): boolean => (entry & PTE_D) !== 0;
+export const isMigrationEntrySoftDirty = (entry: number): boolean =>
+  (entry & MIGRATION_SOFT_DIRTY) !== 0;
+export const isMigrationEntryUffdWp = (entry: number): boolean => (entry & PTE_SWP_UFFD_WP) !== 0;
 
 /** @param bits PTE_SWP_* */
 export const makeSwapEntry = (slot: number, bits = 0): number =>

@@ -17,7 +17,7 @@ export const newId = (k: Kernel): number => {
 };
 
 const anonVmaAlloc = (k: Kernel): AnonVma => {
-  const anonVma: AnonVma = { kind: 'anon', id: newId(k), vmas: [] };
+  const anonVma: AnonVma = { kind: 'anon', id: newId(k), vmas: [], locked: false };
   mapSet(k.state.mappings, anonVma.id, anonVma);
   return anonVma;
 };

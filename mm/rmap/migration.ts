@@ -23,6 +23,9 @@ import {
   mkPte,
   pteDirty,
   pteMkdirty,
+  pteMksoftDirty,
+  pteMkspecial,
+  pteMkuffdWp,
   pteMkyoung,
   pteNone,
   ptePresent,
@@ -32,6 +35,8 @@ import {
 import {
   isMigrationEntry,
   isMigrationEntryDirty,
+  isMigrationEntrySoftDirty,
+  isMigrationEntryUffdWp,
   isMigrationEntryYoung,
   isReadableMigrationEntry,
   isWritableMigrationEntry,
@@ -44,12 +49,15 @@ import {
 import { flushTlbPage } from '../pgtable/tlb.ts';
 import { ptepGet, ptepGetAndClear, setPteAt, walkPte } from '../pgtable/walk.ts';
 import type { Kernel, Vma } from '../types.ts';
+import { VM_LOCKED } from '../vma/flags.ts';
+import { addRss } from '../vma/zap.ts';
 import {
   folioAddAnonRmap,
   folioAddFileRmap,
   folioRemoveRmap,
   folioTryShareAnonRmap,
   rmapPlaces,
+  rmapWait,
 } from './rmap.ts';
 import { unmapFolio } from './unmap.ts';
 
@@ -86,38 +94,70 @@ const migrateOne = (k: Kernel, page: number, vma: Vma, hva: number, word: number
 
 /**
  * Replaces every migration entry of the folio `from` by an entry for `to`, which has `from`'s
- * mapping, index and size by now (or is `from`, after a failure or a split). Without a yield: an
- * entry left behind would never go. The caller holds the lock of `to`.
+ * mapping, index and size by now (or is `from`, after a failure or a split). The entries of one
+ * folio all at once, without a yield in between: one left behind would never go. The caller holds
+ * the lock of `to`.
  */
-export const removeMigrationPtes = (k: Kernel, from: number, to: number): void => {
-  const anon = folioTestAnon(k, to);
+export function* removeMigrationPtes(k: Kernel, from: number, to: number): Path<void> {
+  yield* rmapWait(k, to);
   for (const { vma, page, nr, hva } of rmapPlaces(k, to)) {
     for (let i = 0; i < nr; i++) {
       const word = walkPte(k, vma.mm, hva + i * PAGE_SIZE, false);
-      if (word > 0) restoreOne(k, vma, word, page + i, from + (page + i - to), to, anon);
+      if (word > 0) restoreOne(k, vma, word, page + i, from + (page + i - to), false);
     }
   }
+}
+
+/**
+ * The same for a page that was part of an anonymous folio until it was split. One of nothing but
+ * zeros goes: its entries map the zero page instead. Compare try_to_map_unused_to_zeropage().
+ */
+export function* removeMigrationPtesOfSplit(k: Kernel, page: number): Path<void> {
+  yield* rmapWait(k, page);
+  const zero = pageIsZero(k, page);
+  for (const { vma, hva } of rmapPlaces(k, page)) {
+    const word = walkPte(k, vma.mm, hva, false);
+    if (word > 0) restoreOne(k, vma, word, page, page, zero);
+  }
+}
+
+const pageIsZero = (k: Kernel, page: number): boolean => {
+  const first = k.memory.pageOffset(page) / 4;
+  for (let i = 0; i < PAGE_SIZE / 4; i++) if (k.memory.i32[first + i] !== 0) return false;
+  return true;
 };
 
-/** One entry: if it is a migration entry of frame `was`, it maps `page` of the folio `to` again. */
+/**
+ * One entry: if it is a migration entry of frame `was`, it maps `page` again.
+ * @param zero the zero page takes its place where the VMA allows it
+ */
 const restoreOne = (
   k: Kernel,
   vma: Vma,
   word: number,
   page: number,
   was: number,
-  to: number,
-  anon: boolean,
+  zero: boolean,
 ): void => {
   const entry = ptepGet(k, word);
   if (pteNone(entry) || ptePresent(entry)) return;
   if (!isMigrationEntry(entry) || migrationEntryPage(entry) !== was) return;
-  let pte = mkPte(page, vmPageProt(vma.flags));
+  const prot = vmPageProt(vma.flags);
+  const toZero = zero && (vma.flags & VM_LOCKED) === 0;
+  let pte = toZero ? pteMkspecial(mkPte(k.state.zeroPage, prot)) : mkPte(page, prot);
+  if (isMigrationEntrySoftDirty(entry)) pte = pteMksoftDirty(pte);
+  if (toZero) {
+    setPteAt(k, word, isMigrationEntryUffdWp(entry) ? pteMkuffdWp(pte) : pte);
+    addRss(vma.mm, true, -1);
+    return;
+  }
   if (isMigrationEntryYoung(entry)) pte = pteMkyoung(pte);
   if (isMigrationEntryDirty(entry)) pte = pteMkdirty(pte);
   if (isWritableMigrationEntry(entry)) pte = maybeMkwrite(pte, vma.flags);
-  folioGet(k, to);
-  if (anon && !folioTestFlags(k, to, PG_KSM))
+  else if (isMigrationEntryUffdWp(entry)) pte = pteMkuffdWp(pte);
+  const folio = folioOf(k, page);
+  folioGet(k, folio);
+  if (folioTestAnon(k, folio) && !folioTestFlags(k, folio, PG_KSM))
     folioAddAnonRmap(k, page, !isReadableMigrationEntry(entry));
   else folioAddFileRmap(k, page);
   setPteAt(k, word, pte);

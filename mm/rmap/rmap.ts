@@ -13,6 +13,7 @@ import { folioAddEntireMapcount, folioAddLargeMapcount, folioTestLarge } from '.
 import { folioMaybeDmaPinned } from '../folio/pin.ts';
 import { PG_ANON, PG_ANON_EXCLUSIVE, PG_SWAPBACKED } from '../frames/table.ts';
 import type { KsmNode } from '../ksm/state.ts';
+import { type Path, YP_WAIT } from '../path.ts';
 import { ptePage, ptePresent, pteSpecial } from '../pgtable/pte.ts';
 import { pmdLeafAt, ptepGet, walkPte } from '../pgtable/walk.ts';
 import type { AddressSpace, AnonVma, Kernel, MmStruct, Vma } from '../types.ts';
@@ -211,6 +212,22 @@ export const rmapStillLinked = (k: Kernel, folio: number, { vma, hva }: RmapPlac
   if (object.kind !== 'ksm') return object.vmas.includes(vma);
   return object.items.some((item) => item.hva === hva && item.anonVma.vmas.includes(vma));
 };
+
+/**
+ * Does somebody have tables apart that may map the folio? Then the walk would miss entries. Compare
+ * anon_vma_lock_write().
+ */
+const rmapLocked = (k: Kernel, folio: number): boolean => {
+  const object = folioMapping(k, folio);
+  if (object === null) return false;
+  if (object.kind === 'ksm') return object.items.some((item) => item.anonVma.locked);
+  return object.kind === 'anon' && object.locked;
+};
+
+/** Waits until the walk over a folio's mappings finds all of them. Until the next yield they stay findable. */
+export function* rmapWait(k: Kernel, folio: number): Path<void> {
+  while (rmapLocked(k, folio)) yield YP_WAIT;
+}
 
 /**
  * Where a VMA would map a page, or -1: outside of it. Compare vma_address(). Not for merged pages.

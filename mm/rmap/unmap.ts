@@ -24,6 +24,7 @@ import {
   type RmapPlace,
   rmapPlaces,
   rmapStillLinked,
+  rmapWait,
 } from './rmap.ts';
 
 /** Replaces the last-level entry `word` at `hva`, which maps `page`, under its lock. @returns 0 or -errno */
@@ -42,6 +43,7 @@ export function* unmapFolio(
 ): Path<number> {
   for (let round = 0; round < rounds && folioMapcount(k, folio) > 0; round++) {
     for (const place of rmapPlaces(k, folio)) {
+      yield* rmapWait(k, folio);
       if (!rmapStillLinked(k, folio, place)) continue;
       const { vma, hva, nr } = place;
       if (!mapsSomething(k, place)) continue;

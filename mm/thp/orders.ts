@@ -30,12 +30,18 @@ export const thpAllowableOrders = (k: Kernel, vma: Vma, orders: number): number 
   return orders & THP_ORDERS_ALL_ANON & on;
 };
 
+/** Anonymous memory that may be huge by the VMA's flags, whatever is switched on. */
+export const thpAllowed = (vma: Vma): boolean =>
+  vma.mapping === null &&
+  vma.anonVma !== null &&
+  (vma.flags & (VM_NO_KHUGEPAGED | VM_NOHUGEPAGE)) === 0;
+
 /**
  * May [hva, hva + 2 MiB) of a VMA be collapsed into one folio?
  * @param forced asked for by MADV_COLLAPSE, whatever is switched on
  */
 export const thpCollapsible = (k: Kernel, vma: Vma, hva: number, forced: boolean): boolean =>
-  (vma.flags & (VM_NO_KHUGEPAGED | VM_NOHUGEPAGE)) === 0 &&
+  thpAllowed(vma) &&
   thpSuitableOrders(vma, hva, PMD_ORDER_BIT) !== 0 &&
   (forced || thpAllowableOrders(k, vma, PMD_ORDER_BIT) !== 0);
 

@@ -15,6 +15,10 @@ export interface ThpState {
   useZeroPage: boolean;
   /** Shared memory may use PMD-sized folios (shmem_enabled). */
   shmem: boolean;
+  /** khugepaged: of 512 entries at most so many may be none, swapped out, of pages that others map too. */
+  maxPtesNone: number;
+  maxPtesSwap: number;
+  maxPtesShared: number;
 }
 
 /** Everything is off until a machine, or a test, switches it on. */
@@ -23,4 +27,7 @@ export const createThpState = (): ThpState => ({
   madvise: 0,
   useZeroPage: true,
   shmem: false,
+  maxPtesNone: HPAGE_PMD_NR - 1,
+  maxPtesSwap: HPAGE_PMD_NR / 8,
+  maxPtesShared: HPAGE_PMD_NR / 2,
 });

@@ -54,6 +54,7 @@ export const mmTryCreate = (k: Kernel): MmStruct | null => {
     hugetlbUsage: 0,
     nrTables: 0,
     deposited: [],
+    collapsing: null,
     lockedVm: 0,
     pinnedVm: 0,
     rlimitMemlock: DEFAULT_RLIMIT_MEMLOCK,
