@@ -49,7 +49,12 @@ const checkMigrationEntry = (
     report.push(`${whereOf(pass, hva)}: migration entry for a page outside RAM`);
     return;
   }
-  if (isWritableMigrationEntry(entry) && vma !== undefined && (vma.flags & VM_WRITE) === 0)
+  if (
+    isWritableMigrationEntry(entry) &&
+    vma !== undefined &&
+    (vma.flags & VM_WRITE) === 0 &&
+    !vma.mm.mmapLock.writer
+  )
     report.push(`${whereOf(pass, hva)}: writable entry in a VMA that is not`);
   const folio = (flags[page]! & PG_TAIL) !== 0 ? head[page]! : page;
   const word = flags[folio]!;

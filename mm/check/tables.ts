@@ -112,7 +112,8 @@ const checkLeaf = (
   const { k, report } = pass;
   const nr = levelPages(level);
   if (pteWrite(entry)) {
-    if (vma !== undefined && (vma.flags & VM_WRITE) === 0)
+    // mprotect changes the VMA first, and then the entries, under the lock.
+    if (vma !== undefined && (vma.flags & VM_WRITE) === 0 && !vma.mm.mmapLock.writer)
       report.push(`${whereOf(pass, hva)}: writable entry in a VMA that is not`);
     if (pteUffdWp(entry))
       report.push(`${whereOf(pass, hva)}: writable entry that userfaultfd has protected`);
