@@ -78,6 +78,8 @@ export type { KernelOptions } from './kernel.ts';
 export { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';
 export {
   drive,
+  YP_COLLAPSE_CLEARED,
+  YP_COLLAPSE_COPIED,
   YP_DMA_COMPLETING,
   YP_DMA_SUBMITTED,
   YP_FAULT_ALLOCATED,
@@ -96,6 +98,7 @@ export {
   YP_NOTIFIER_START,
   YP_PROTECT,
   YP_SECONDARY_PFN,
+  YP_SPLIT_UNMAPPED,
   YP_WAIT,
 } from './path.ts';
 export type { Path } from './path.ts';
@@ -122,6 +125,11 @@ export type { GupApi, Policy, PolicyName } from './policy.ts';
 export { HostProcess } from './process.ts';
 export { folioTryShareAnonRmap } from './rmap/rmap.ts';
 export { createVmStat } from './stat.ts';
+export { collapseHugePage } from './thp/collapse.ts';
+export { splitHugePage } from './thp/split.ts';
+export { splitHugePmd } from './thp/split-pmd.ts';
+export { HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from './thp/state.ts';
+export type { ThpState } from './thp/state.ts';
 export {
   MMU_NOTIFY_CLEAR,
   MMU_NOTIFY_EXCLUSIVE,

@@ -7,26 +7,28 @@
  * one's place, and turn the entries back. A reference that is neither entry nor cache belongs to
  * somebody who reaches the old frame by number, and then nothing moves.
  */
-import { cmpxchg, mapSet, readOnce, writeOnce } from '#cells';
+import { cmpxchg, mapSet, readOnce, setField, writeOnce } from '#cells';
 import { EAGAIN, EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import {
   folioAddLru,
-  folioAlloc,
+  folioCacheRefs,
   folioClearFlags,
   folioGet,
   folioLock,
   folioMapcount,
   folioNrPages,
+  folioOf,
+  folioOrder,
   folioPut,
   folioRefCount,
   folioSetFlags,
   folioSetMapping,
-  folioTestAnon,
   folioTestFlags,
   folioTryGet,
   folioTrylock,
   folioUnlock,
 } from '../folio/folio.ts';
+import { folioAllocOrder } from '../folio/large.ts';
 import { folioMaybeDmaPinned } from '../folio/pin.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import {
@@ -34,37 +36,54 @@ import {
   PG_ANON,
   PG_BUDDY,
   PG_DIRTY,
-  PG_HEAD,
+  PG_HUGETLB,
   PG_ISOLATED,
+  PG_KSM,
   PG_LRU,
   PG_REFERENCED,
   PG_RESERVED,
   PG_SWAPBACKED,
   PG_TABLE,
-  PG_TAIL,
   PG_UNEVICTABLE,
   PG_UPTODATE,
 } from '../frames/table.ts';
 import { type Path, YP_MIGRATE_COPIED, YP_MIGRATE_UNMAPPED } from '../path.ts';
 import { removeMigrationPtes, tryToMigrate } from '../rmap/migration.ts';
+import { folioMapping } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
+import { folioTestSwapcache, swapCacheReplace } from '../swap/cache.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 
 /** Flags that go with the contents. The exclusive flag travels in the migration entries. */
 const MIGRATED_FLAGS =
-  PG_REFERENCED | PG_UPTODATE | PG_DIRTY | PG_ACTIVE | PG_SWAPBACKED | PG_UNEVICTABLE | PG_ANON;
+  PG_REFERENCED |
+  PG_UPTODATE |
+  PG_DIRTY |
+  PG_ACTIVE |
+  PG_SWAPBACKED |
+  PG_UNEVICTABLE |
+  PG_ANON |
+  PG_KSM;
+
+/** What is no folio of an address space or a file, or is not moved: hugetlb, free and reserved frames. */
+const UNFIT = PG_TABLE | PG_RESERVED | PG_BUDDY | PG_HUGETLB;
 
 /**
- * Moves a folio to a fresh frame. The caller needs no reference.
- * @param folio a page number: any, also one that is not in use
- * @returns 0; -EBUSY pinned, or isolated by somebody else; -EAGAIN referenced by somebody who may
- *   let go soon; -ENOMEM; -EINVAL not a folio of an address space or a file (large folios included)
+ * Moves the folio of a page to fresh frames, as a whole. What one entry mapped as 2 MiB is mapped
+ * page by page afterwards. The caller needs no reference.
+ * @param page a page number: any, also one that is not in use
+ * @returns 0; -EBUSY pinned, isolated by somebody else, or not to be moved (secretmem); -EAGAIN
+ *   referenced by somebody who may let go soon; -ENOMEM; -EINVAL not a folio of an address space or a
+ *   file, or of hugetlb
  */
-export function* migrateFolio(k: Kernel, folio: number): Path<number> {
+export function* migrateFolio(k: Kernel, page: number): Path<number> {
+  if (page < 0 || page >= k.state.frames.nrPages) return -EINVAL;
+  const folio = folioOf(k, page);
   const isolated = isolate(k, folio);
   if (isolated !== 0) return isolated;
+  const nr = folioNrPages(k, folio);
   const error = yield* migrateIsolated(k, folio);
-  countStat(k, error === 0 ? 'pgmigrate_success' : 'pgmigrate_fail');
+  countStat(k, error === 0 ? 'pgmigrate_success' : 'pgmigrate_fail', nr);
   folioClearFlags(k, folio, PG_ISOLATED);
   if (error !== 0) folioAddLru(k, folio);
   folioPut(k, folio);
@@ -73,20 +92,18 @@ export function* migrateFolio(k: Kernel, folio: number): Path<number> {
 
 /** Takes the folio off its LRU list, with a reference. Compare folio_isolate_lru(). */
 const isolate = (k: Kernel, folio: number): number => {
-  const unfit = PG_TABLE | PG_RESERVED | PG_BUDDY | PG_HEAD | PG_TAIL;
-  if (folio < 0 || folio >= k.state.frames.nrPages) return -EINVAL;
-  if ((readOnce(k.state.frames.flags, folio) & unfit) !== 0) return -EINVAL;
-  if (readOnce(k.state.frames.mapping, folio) === 0) return -EINVAL;
-  if (folioTestFlags(k, folio, PG_ISOLATED)) return -EBUSY;
+  if ((readOnce(k.state.frames.flags, folio) & UNFIT) !== 0) return -EINVAL;
+  const object = folioMapping(k, folio);
+  if (object === null) return -EINVAL;
+  if (object.kind === 'secretmem' || folioTestFlags(k, folio, PG_ISOLATED)) return -EBUSY;
   if (!folioTryGet(k, folio)) return -EINVAL;
   folioSetFlags(k, folio, PG_ISOLATED);
   folioClearFlags(k, folio, PG_LRU);
   return 0;
 };
 
-/** References of a folio that only migration holds: its own, and the page cache's. */
-const expectedRefs = (k: Kernel, folio: number): number =>
-  1 + (folioTestAnon(k, folio) ? 0 : folioNrPages(k, folio));
+/** References of an unmapped folio that only migration and the caches hold. */
+const expectedRefs = (k: Kernel, folio: number): number => 1 + folioCacheRefs(k, folio);
 
 /** Why a folio that is unmapped cannot move: pinned, or just held. */
 const heldBy = (k: Kernel, folio: number): number =>
@@ -96,12 +113,13 @@ function* migrateIsolated(k: Kernel, src: number): Path<number> {
   const ignorePins = k.sabotage.migratePinned;
   // Unmapping for nothing is costly: a look without a barrier before it, the one that counts after.
   if (!ignorePins && folioMaybeDmaPinned(k, src)) return -EBUSY;
-  const dst = folioAlloc(k, GFP_KERNEL);
+  const order = folioOrder(k, src);
+  const dst = folioAllocOrder(k, order, GFP_KERNEL);
   if (dst < 0) return -ENOMEM;
   if (!folioTrylock(k, src)) yield* folioLock(k, src);
   folioTrylock(k, dst);
-
-  let error = yield* tryToMigrate(k, src);
+  // Whoever had the lock may have split the folio: then it is no longer the one that was asked for.
+  let error = folioOrder(k, src) === order ? yield* tryToMigrate(k, src) : -EAGAIN;
   if (error === 0 && folioMapcount(k, src) > 0) error = -EAGAIN;
   if (error === 0) {
     if (k.watched) yield YP_MIGRATE_UNMAPPED;
@@ -120,32 +138,43 @@ function* migrateIsolated(k: Kernel, src: number): Path<number> {
 function* moveToNew(k: Kernel, dst: number, src: number, ignorePins: boolean): Path<number> {
   const expected = expectedRefs(k, src);
   if (!ignorePins && folioRefCount(k, src) !== expected) return heldBy(k, src);
-  k.memory.copyPage(dst, src);
+  const nr = folioNrPages(k, src);
+  for (let i = 0; i < nr; i++) k.memory.copyPage(dst + i, src + i);
   if (k.watched) yield YP_MIGRATE_COPIED;
 
   const { refcount, mapping, index, flags } = k.state.frames;
-  const object = k.state.mappings.get(readOnce(mapping, src));
-  const cached = object !== undefined && object.kind !== 'anon' && object.kind !== 'ksm';
-  // Frozen at 0 nobody can take a reference while the cache's entry is exchanged.
+  const object = folioMapping(k, src);
+  const swapped = folioTestSwapcache(k, src);
+  const cached = object !== null && object.kind !== 'anon' && object.kind !== 'ksm';
+  // Frozen at 0 nobody can take a reference while the entries of a cache are exchanged.
   const frozen = ignorePins ? folioRefCount(k, src) : expected;
-  if (cached && cmpxchg(refcount, src, frozen, 0) !== frozen) return heldBy(k, src);
-  if (!cached && !ignorePins && folioRefCount(k, src) !== expected) return heldBy(k, src);
+  if (cached || swapped) {
+    if (cmpxchg(refcount, src, frozen, 0) !== frozen) return heldBy(k, src);
+  } else if (!ignorePins && folioRefCount(k, src) !== expected) {
+    return heldBy(k, src);
+  }
 
   // From here there is no way back, and no yield until the new folio is whole.
   folioSetMapping(k, dst, readOnce(mapping, src), readOnce(index, src));
   folioSetFlags(k, dst, readOnce(flags, src) & MIGRATED_FLAGS);
+  if (cached || swapped) writeOnce(refcount, src, frozen);
+  if (swapped) swapCacheReplace(k, dst, src);
+  if (object?.kind === 'ksm') setField(object, 'page', dst);
   if (cached) {
     replaceInCache(k, object, dst, src);
-    writeOnce(refcount, src, frozen - 1);
+    writeOnce(refcount, src, frozen - nr);
     writeOnce(mapping, src, 0);
   }
   return 0;
 }
 
-/** The new folio takes the cache's reference over. */
+/** The new folio takes the cache's references over, one for each page. */
 const replaceInCache = (k: Kernel, object: AddressSpace, dst: number, src: number): void => {
-  const index = readOnce(k.state.frames.index, src);
-  if (object.pages.get(index) !== src) throw new Error(`page ${src} is not in its own page cache`);
-  folioGet(k, dst);
-  mapSet(object.pages, index, dst);
+  const first = readOnce(k.state.frames.index, src);
+  for (let i = 0; i < folioNrPages(k, src); i++) {
+    if (object.pages.get(first + i) !== src + i)
+      throw new Error(`page ${src + i} is not in its own page cache`);
+    folioGet(k, dst);
+    mapSet(object.pages, first + i, dst + i);
+  }
 };

@@ -9,7 +9,7 @@
  * anon_vmas, until every page is locked. Files are not collapsed.
  */
 import { listPush, setField } from '#cells';
-import { EINVAL, ENOMEM } from '../errno.ts';
+import { EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import { doSwapPage } from '../fault/swap.ts';
 import { folioAddLru, folioOf, folioPut, folioSetFlags } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
