@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /**
- * Builds dist/: gupbed.js, the command line in one file, and one file for every door that
- * package.json exports, with what they share split into chunks.
+ * Builds dist/: gupbed.js, the command line in one file; gupbed-explore.js, the same with the
+ * exploring #cells; and one file for every door that package.json exports, with what they share
+ * split into chunks.
  */
 import { readFileSync, rmSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -33,6 +34,11 @@ const shared = {
 rmSync(dist, { recursive: true, force: true });
 // A file of its own, so that it starts by reading one file; esbuild keeps its #! line.
 await build({ ...shared, entryPoints: { gupbed: join(root, 'testbed/main.ts') } });
+await build({
+  ...shared,
+  entryPoints: { 'gupbed-explore': join(root, 'testbed/main.ts') },
+  conditions: ['explore'],
+});
 await build({ ...shared, entryPoints: doors, splitting: true, chunkNames: 'chunk-[hash]' });
 
 const kib = Math.round(statSync(join(dist, 'gupbed.js')).size / 1024);

@@ -4,6 +4,7 @@ import { GUEST_BENCH_COMMAND, guestBenchCommand } from './bench/guest-process.ts
 import { auditCommand } from './cli/audit.ts';
 import { bareCommand } from './cli/bare.ts';
 import { benchCommand } from './cli/bench.ts';
+import { exploreCommand } from './cli/explore.ts';
 import { fightCommand } from './cli/fight.ts';
 import { helpText, isCommand } from './cli/help.ts';
 import { reasonOf } from './cli/input.ts';
@@ -22,6 +23,7 @@ const COMMANDS: Record<string, Command> = {
   resume: resumeCommand,
   audit: auditCommand,
   bench: benchCommand,
+  explore: exploreCommand,
 };
 
 const unknownCommand = (word: string): UsageError =>

@@ -33,7 +33,7 @@ import {
 
 export { ACCESS_READ, ACCESS_WRITE, conflicting, takeAccesses } from './access.ts';
 export type { AccessSet } from './access.ts';
-export type { Change, Store } from './journal.ts';
+export type { Change } from './journal.ts';
 
 /** True in the build that keeps a journal. */
 export const EXPLORING = true;
@@ -89,9 +89,6 @@ export const flushOldestStore = (id: number): boolean => {
 
 /** Stores of an actor that have not reached memory. */
 export const storeBufferLength = (id: number): number => buffers.get(id)?.length ?? 0;
-
-/** The store that flushOldestStore() would let reach memory. */
-export const oldestStore = (id: number): Store | undefined => buffers.get(id)?.[0];
 
 /** Whose smpMb() does nothing: nobody's, everybody's, or that of these actors. */
 export const dropBarriers = (of: 'none' | 'all' | readonly number[]): void => {

@@ -32,7 +32,8 @@ export interface Cli {
 /** A guest program of the repository. */
 export const guest = (name: string): string => join(root, 'guests/bin', `${name}.elf`);
 
-export const buildCli = (): Cli => {
+/** @param exploring build the file for `gupbed explore` as well */
+export const buildCli = (exploring = false): Cli => {
   const folder = mkdtempSync(join(tmpdir(), 'gupbed-test-'));
   const bundle = join(folder, 'dist', 'gupbed.mjs');
   const runBundle: Cli['runBundle'] = (file, ...words) => {
@@ -44,15 +45,20 @@ export const buildCli = (): Cli => {
     return { code: status, stdout, stderr };
   };
   symlinkSync(join(root, 'guests'), join(folder, 'guests'));
-  buildSync({
-    entryPoints: [join(root, 'testbed/main.ts')],
-    outfile: bundle,
-    bundle: true,
-    platform: 'node',
-    format: 'esm',
-    target: 'node20',
-    define: { GUPBED_VERSION: '"0.0.0-test"' },
-  });
+  const build = (outfile: string, conditions: string[]): void => {
+    buildSync({
+      entryPoints: [join(root, 'testbed/main.ts')],
+      outfile,
+      conditions,
+      bundle: true,
+      platform: 'node',
+      format: 'esm',
+      target: 'node20',
+      define: { GUPBED_VERSION: '"0.0.0-test"' },
+    });
+  };
+  build(bundle, []);
+  if (exploring) build(bundle.replace('.mjs', '-explore.mjs'), ['explore']);
   return {
     folder,
     bundle,

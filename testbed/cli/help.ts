@@ -11,6 +11,7 @@ commands:
   resume FILE          go on with a machine that \`run --save\` or \`fight --save\` has saved
   audit                every user of GUP: its API under a policy, its hold, what is unsafe about it
   bench [SUITE...]     measure: translate, hart
+  explore NAME         every interleaving of a small scenario, up to a bound on preemptions
 
 options of every command:
   --help, -h           what it does, its options and an example
@@ -92,6 +93,22 @@ misses in one and two stages, page touch and pointer chase by working set), hart
   --json                   an array of rows
 
 example: gupbed bench translate --rounds 7
+`,
+  explore: `usage: gupbed explore NAME [options]
+       gupbed explore list
+
+Runs a scenario in every order in which its actors can meet, with at most so many preemptions, and
+again with one rule taken away at a time. Exit code 0: with every rule nothing goes wrong, and
+without one of them something does; each such schedule is printed, as short as it could be made.
+
+  --variant NAME           this variant only: right, or the name of what is left out
+  --bound N                preemptions, 0 to 1000 (default: the scenario's own)
+  --out FILE               write the schedule that goes wrong to a replay file, with --variant
+  --replay FILE            run the schedule of a replay file, and nothing else
+  --json                   one JSON object
+
+example: gupbed explore pin-share --variant no-pin-barrier --out missed.json
+after:   gupbed explore pin-share --replay missed.json
 `,
 };
 

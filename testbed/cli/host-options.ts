@@ -1,6 +1,4 @@
 /** Options that commands have in common. */
-import { accessSync, constants, statSync } from 'node:fs';
-import { dirname } from 'node:path';
 import {
   createPolicy,
   isPolicyName,
@@ -10,8 +8,7 @@ import {
   setPolicyApi,
 } from '#mm';
 import { type OptionSpec, type ParsedArgs, parseCount } from './args.ts';
-import { checkTarget } from '../machine/snapshot.ts';
-import { reasonOf } from './input.ts';
+import { checkOutput } from './output.ts';
 import { UsageError } from './usage-error.ts';
 
 /** Of every command that runs something. */
@@ -96,17 +93,7 @@ export const savePlanOf = (args: ParsedArgs): SavePlan | null => {
   if (path === undefined && at === undefined) return null;
   if (path === undefined) throw new UsageError('--save-at goes with --save FILE');
   if (at === undefined) throw new UsageError('--save goes with --save-at N');
-  if (path === '') throw new UsageError('--save: the name is empty');
-  const folder = dirname(path);
-  try {
-    if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory())
-      throw new UsageError(`--save ${path}: no folder ${folder}`);
-    checkTarget(path);
-    accessSync(folder, constants.W_OK);
-  } catch (error) {
-    if (error instanceof UsageError) throw error;
-    throw new UsageError(`--save ${path}: ${reasonOf(error)}`);
-  }
+  checkOutput('--save', path);
   return { path, at: parseCount('--save-at', at, 1, Number.MAX_SAFE_INTEGER) };
 };
 

@@ -72,14 +72,20 @@ export const checkTarget = (path: string): void => {
   throw new Error(stat.isDirectory() ? 'is a directory' : 'not a regular file');
 };
 
-/** Writes the file whole or not at all. @throws Error as checkTarget(), the file system's error */
+/** Writes the machine's file whole or not at all. @throws Error as writeWhole() */
 export const writeSnapshot = (path: string, records: unknown): void => {
   checkTarget(path);
   const body = gzipSync(serialize(records), { level: 1 });
+  writeWhole(path, Buffer.concat([Buffer.from(MAGIC, 'latin1'), body]));
+};
+
+/** Writes a file whole or not at all. @throws Error as checkTarget(), the file system's error */
+export const writeWhole = (path: string, bytes: Uint8Array): void => {
+  checkTarget(path);
   const folder = mkdtempSync(join(dirname(path), '.gupbed-'));
   try {
     const part = join(folder, basename(path));
-    writeFileSync(part, Buffer.concat([Buffer.from(MAGIC, 'latin1'), body]));
+    writeFileSync(part, bytes);
     renameSync(part, path);
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -1,0 +1,9 @@
+/** The scenarios that `gupbed explore` knows. */
+import type { Scenario } from './scenario.ts';
+import { gupFastFork } from './scenarios/gup-fast-fork.ts';
+import { pinShare } from './scenarios/pin-share.ts';
+
+export const SCENARIOS: readonly Scenario[] = [gupFastFork, pinShare];
+
+export const scenarioOf = (name: string): Scenario | undefined =>
+  SCENARIOS.find((scenario) => scenario.name === name);
