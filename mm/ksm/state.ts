@@ -7,7 +7,10 @@ export interface KsmItem {
   hva: number;
 }
 
-/** A merged page: what its `mapping` column names, beside anon_vmas and files. */
+/**
+ * A merged page: what its `mapping` column names, beside anon_vmas and files. It holds no reference:
+ * when the page is freed it goes. Invariant: every entry that maps the page is found by an item.
+ */
 export interface KsmNode {
   kind: 'ksm';
   id: number;
