@@ -56,6 +56,18 @@ export const isReadableMigrationEntry = (entry: number): boolean =>
 export const isReadableExclusiveMigrationEntry = (entry: number): boolean =>
   swpType(entry) === SWP_MIGRATION_READ_EXCLUSIVE;
 
+/** A migration or swap entry whose page counts as written from now on; others as they are. */
+export const nonpresentMksoftDirty = (entry: number): number => {
+  if (isSwapEntry(entry)) return entry | PTE_SWP_SOFT_DIRTY;
+  return isMigrationEntry(entry) ? entry | MIGRATION_SOFT_DIRTY : entry;
+};
+
+/** The same, written or not, does not count as written any more. */
+export const nonpresentClearSoftDirty = (entry: number): number => {
+  if (isSwapEntry(entry)) return entry & ~PTE_SWP_SOFT_DIRTY;
+  return isMigrationEntry(entry) ? entry & ~MIGRATION_SOFT_DIRTY : entry;
+};
+
 /** The same entry under another SWP_MIGRATION_* type. */
 export const migrationEntryAs = (entry: number, type: number): number =>
   (entry & ~SWP_TYPE_MASK) | type;

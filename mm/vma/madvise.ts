@@ -86,6 +86,7 @@ function* changeFlags(
   if (flags === null) return -EINVAL;
   if (flags === vma.flags) return 0;
   const i = isolateRange(k, vma.mm, start, end);
+  if (i < 0) return i;
   const part = vma.mm.vmas[i];
   if (part === undefined) throw new Error('a VMA vanished under mmap_lock');
   setField(part, 'flags', flags);

@@ -1,8 +1,13 @@
 /** mmap() and munmap(). Compare mm/mmap.c:do_mmap(), mm/vma.c:do_vmi_align_munmap(). */
-import { PAGE_SIZE } from '#emu';
-import { EEXIST, EINVAL, ENOMEM } from '../errno.ts';
+import { PAGE_SHIFT, PAGE_SIZE } from '#emu';
+import { setField } from '#cells';
+import { EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM } from '../errno.ts';
 import { mappingPut } from '../fs/mapping.ts';
+import { F_SEAL_FUTURE_WRITE, F_SEAL_WRITE } from '../fs/seals.ts';
 import { shmemCreate } from '../fs/shmem.ts';
+import { hugetlbFileSetup } from '../hugetlb/file.ts';
+import { hugetlbReservePages } from '../hugetlb/resv.ts';
+import { HUGETLB_ORDER_2M } from '../hugetlb/state.ts';
 import type { Path } from '../path.ts';
 import { freePgtables, taskSize } from '../pgtable/walk.ts';
 import {
@@ -16,17 +21,31 @@ import {
   MAP_ANONYMOUS,
   MAP_FIXED,
   MAP_FIXED_NOREPLACE,
+  MAP_HUGE_MASK,
+  MAP_HUGE_SHIFT,
+  MAP_HUGETLB,
+  MAP_LOCKED,
+  MAP_NORESERVE,
+  MAP_POPULATE,
   MAP_PRIVATE,
   MAP_SHARED,
   VM_ACCESS_FLAGS,
+  VM_DONTEXPAND,
+  VM_HUGETLB,
+  VM_LOCKED,
   VM_MAYEXEC,
   VM_MAYREAD,
   VM_MAYSHARE,
   VM_MAYWRITE,
+  VM_NORESERVE,
   VM_SHARED,
   VM_SOFTDIRTY,
+  VM_WRITE,
 } from './flags.ts';
 import { mmapWriteLock, mmapWriteTrylock, mmapWriteUnlock } from './lock.ts';
+import { accountLocked, canDoMlock, mlockFutureOk, vmaSupportsMlock } from './mlock.ts';
+import { mmPopulate } from './populate.ts';
+import { isFree, pickHva, roundUp } from './unmapped-area.ts';
 import {
   isolateRange,
   mergeAround,
@@ -38,10 +57,6 @@ import {
 } from './vma.ts';
 import { zapRange } from './zap.ts';
 
-/** Lowest address that may be mapped (vm.mmap_min_addr). */
-const MMAP_MIN_HVA = 0x1_0000;
-/** Left free below the end of user space, where Linux has the stack. */
-const STACK_GAP = 0x800_0000;
 /** No VMA is larger: the frame table keeps offsets in pages modulo 1 << 32 (rmap.ts). */
 const VMA_MAX_BYTES = 2 ** 42;
 
@@ -58,7 +73,17 @@ export interface MmapRequest {
   pgoff?: number;
 }
 
-const roundUp = (lenBytes: number): number => Math.ceil(lenBytes / PAGE_SIZE) * PAGE_SIZE;
+/** A request that has been looked through. */
+interface Plan {
+  hva: number;
+  /** Whole pages, of hugetlb whole huge pages. */
+  lenBytes: number;
+  vmFlags: number;
+  mapping: AddressSpace | null;
+  pgoff: number;
+  /** log2 of the pages of one entry: 9 and 18 of hugetlb, else 0. */
+  order: number;
+}
 
 const checkRequest = (k: Kernel, request: MmapRequest): number => {
   const { hva = 0, lenBytes, flags, mapping, pgoff = 0 } = request;
@@ -67,76 +92,131 @@ const checkRequest = (k: Kernel, request: MmapRequest): number => {
   if ((mapping === undefined) !== ((flags & MAP_ANONYMOUS) !== 0)) return -EINVAL;
   if (pgoff < 0 || !Number.isInteger(pgoff)) return -EINVAL;
   if (lenBytes > Math.min(VMA_MAX_BYTES, taskSize(k))) return -ENOMEM;
-  if ((flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) === 0) return 0;
-  if (hva % PAGE_SIZE !== 0) return -EINVAL;
-  if (hva < MMAP_MIN_HVA || hva + roundUp(lenBytes) > taskSize(k)) return -ENOMEM;
+  const fixed = (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) !== 0;
+  return fixed && hva % PAGE_SIZE !== 0 ? -EINVAL : 0;
+};
+
+/** Order of the pool's pages that the request wants; 0: ordinary memory; -EINVAL. */
+const hugetlbOrder = ({ flags, mapping }: MmapRequest): number => {
+  if (mapping !== undefined) {
+    if (mapping.kind === 'hugetlbfs') return mapping.hugeOrder;
+    return (flags & MAP_HUGETLB) !== 0 ? -EINVAL : 0;
+  }
+  if ((flags & MAP_HUGETLB) === 0) return 0;
+  const log2 = (flags >>> MAP_HUGE_SHIFT) & MAP_HUGE_MASK;
+  if (log2 === 0) return HUGETLB_ORDER_2M;
+  return 2 ** log2 > PAGE_SIZE ? log2 - PAGE_SHIFT : -EINVAL;
+};
+
+/** VM_* of a new mapping. It is new: all of it counts as written. */
+const vmFlagsOf = (prot: number, flags: number): number => {
+  let vmFlags = (prot & VM_ACCESS_FLAGS) | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_SOFTDIRTY;
+  if ((flags & MAP_SHARED) !== 0) vmFlags |= VM_SHARED | VM_MAYSHARE;
+  if ((flags & MAP_LOCKED) !== 0) vmFlags |= VM_LOCKED;
+  if ((flags & MAP_NORESERVE) !== 0) vmFlags |= VM_NORESERVE;
+  return vmFlags;
+};
+
+/** What a file allows, and makes of the flags. @returns 0, -EPERM: sealed, -EINVAL */
+const planFile = (plan: Plan, mapping: AddressSpace): number => {
+  const shared = (plan.vmFlags & VM_SHARED) !== 0;
+  if (mapping.kind === 'secretmem') {
+    // Its pages are in no other mapping, so there is nothing to make private copies of.
+    if (!shared) return -EINVAL;
+    plan.vmFlags |= VM_LOCKED;
+  }
+  if (mapping.kind === 'hugetlbfs' && plan.pgoff % (1 << plan.order) !== 0) return -EINVAL;
+  if (shared && (mapping.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) !== 0) {
+    if ((plan.vmFlags & VM_WRITE) !== 0) return -EPERM;
+    plan.vmFlags &= ~VM_MAYWRITE;
+  }
   return 0;
 };
 
-/** True where nothing is mapped in [start, end). */
-const isFree = (mm: MmStruct, start: number, end: number): boolean => {
-  const vma = mm.vmas[vmaIndexAbove(mm, start)];
-  return vma === undefined || vma.start >= end;
-};
-
-/** The highest gap that is large enough. Compare vm_unmapped_area() top-down. @returns hva or -ENOMEM */
-const findGap = (k: Kernel, mm: MmStruct, lenBytes: number): number => {
-  let top = taskSize(k) - STACK_GAP;
-  for (let i = mm.vmas.length - 1; i >= -1; i--) {
-    const vma = mm.vmas[i];
-    const below = vma === undefined ? MMAP_MIN_HVA : vma.end;
-    if (top - below >= lenBytes) return top - lenBytes;
-    if (vma !== undefined) top = Math.min(top, vma.start);
-  }
-  return -ENOMEM;
-};
-
-const pickHva = (k: Kernel, mm: MmStruct, request: MmapRequest, lenBytes: number): number => {
-  const { hva = 0, flags } = request;
-  if ((flags & MAP_FIXED_NOREPLACE) !== 0) return isFree(mm, hva, hva + lenBytes) ? hva : -EEXIST;
-  if ((flags & MAP_FIXED) !== 0) return hva;
-  const hint = roundUp(hva);
-  const fits = hint >= MMAP_MIN_HVA && hint + lenBytes <= taskSize(k);
-  if (fits && isFree(mm, hint, hint + lenBytes)) return hint;
-  return findGap(k, mm, lenBytes);
+const makePlan = (request: MmapRequest): Plan | number => {
+  const order = hugetlbOrder(request);
+  if (order < 0) return order;
+  const plan: Plan = {
+    hva: request.hva ?? 0,
+    lenBytes: roundUp(request.lenBytes, PAGE_SIZE * 2 ** order),
+    vmFlags: vmFlagsOf(request.prot, request.flags),
+    mapping: request.mapping ?? null,
+    pgoff: request.pgoff ?? 0,
+    order,
+  };
+  if (order > 0) plan.vmFlags = (plan.vmFlags & ~VM_LOCKED) | VM_HUGETLB | VM_DONTEXPAND;
+  if (plan.mapping === null) return plan;
+  const error = planFile(plan, plan.mapping);
+  return error !== 0 ? error : plan;
 };
 
 /**
- * Maps memory or a file. Nothing is faulted in.
- * @returns hva of the mapping; -EINVAL, -ENOMEM, -EEXIST (MAP_FIXED_NOREPLACE)
+ * Maps memory or a file. Nothing is faulted in, but with MAP_POPULATE and MAP_LOCKED all that can be.
+ * @returns hva of the mapping; -EINVAL; -ENOMEM: no room, or not so many huge pages; -EEXIST
+ *   (MAP_FIXED_NOREPLACE); -EPERM: the file is sealed, or nothing may be locked; -EAGAIN: not so much
  */
 export function* mmap(k: Kernel, mm: MmStruct, request: MmapRequest): Path<number> {
   const error = checkRequest(k, request);
   if (error !== 0) return error;
+  const plan = makePlan(request);
+  if (typeof plan === 'number') return plan;
   if (!mmapWriteTrylock(mm)) yield* mmapWriteLock(mm);
-  const hva = yield* mmapLocked(k, mm, request);
+  const hva = yield* mmapLocked(k, mm, plan, request.flags);
   mmapWriteUnlock(mm);
+  if (hva >= 0 && ((plan.vmFlags & VM_LOCKED) !== 0 || (request.flags & MAP_POPULATE) !== 0))
+    yield* mmPopulate(k, mm, hva, hva + plan.lenBytes, true);
   return hva;
 }
 
-function* mmapLocked(k: Kernel, mm: MmStruct, request: MmapRequest): Path<number> {
-  const { prot, flags } = request;
-  const lenBytes = roundUp(request.lenBytes);
-  const hva = pickHva(k, mm, request, lenBytes);
+function* mmapLocked(k: Kernel, mm: MmStruct, plan: Plan, flags: number): Path<number> {
+  const { lenBytes, vmFlags, order } = plan;
+  if ((flags & MAP_LOCKED) !== 0 && !canDoMlock(mm)) return -EPERM;
+  if ((vmFlags & VM_LOCKED) !== 0 && !mlockFutureOk(mm, lenBytes)) return -EAGAIN;
+  const hva = pickHva(k, mm, {
+    hva: plan.hva,
+    lenBytes,
+    fixed: (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) !== 0,
+    alignBytes: PAGE_SIZE * 2 ** order,
+  });
   if (hva < 0) return hva;
-  yield* munmapLocked(k, mm, hva, hva + lenBytes);
-  const shared = (flags & MAP_SHARED) !== 0;
-  const vmFlags =
-    (prot & VM_ACCESS_FLAGS) |
-    (VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_SOFTDIRTY) |
-    (shared ? VM_SHARED | VM_MAYSHARE : 0);
-  let mapping = request.mapping ?? null;
-  let pgoff = request.pgoff ?? 0;
-  if (mapping === null) {
-    // Shared anonymous memory is an unnamed file; private has offsets that let neighbours merge.
-    if (shared) mapping = shmemCreate(k, lenBytes / PAGE_SIZE);
-    else pgoff = hva / PAGE_SIZE;
+  if ((flags & MAP_FIXED_NOREPLACE) !== 0 && !isFree(mm, hva, hva + lenBytes)) return -EEXIST;
+  const error = yield* munmapLocked(k, mm, hva, hva + lenBytes);
+  if (error !== 0) return error;
+  // Shared anonymous memory is an unnamed file, and so is hugetlb; the rest has offsets that let neighbours merge.
+  const named = plan.mapping !== null;
+  if (!named) {
+    const made = unnamedFile(k, plan);
+    if (typeof made === 'number') return made;
+    plan.mapping = made;
+    if (made === null) plan.pgoff = hva / PAGE_SIZE;
   }
-  vmaLink(vmaAlloc(mm, hva, hva + lenBytes, vmFlags, mapping, pgoff));
-  if (mapping !== null && request.mapping === undefined) yield* mappingPut(k, mapping);
+  const { mapping, pgoff } = plan;
+  const vma = vmaAlloc(mm, hva, hva + lenBytes, vmFlags, mapping, pgoff);
+  const reserved = order > 0 ? hugetlbReservePages(k, vma) : 0;
+  if (reserved === 0) linkNew(vma);
+  if (mapping !== null && !named) yield* mappingPut(k, mapping);
+  if (reserved !== 0) return reserved;
   yield* mergeAround(k, mm, vmaIndexAbove(mm, hva));
   return hva;
 }
+
+/** The file behind memory that has none of its own; null for private memory, which needs none. */
+const unnamedFile = (k: Kernel, plan: Plan): AddressSpace | null | number => {
+  const nrPages = plan.lenBytes / PAGE_SIZE;
+  if (plan.order > 0) return hugetlbFileSetup(k, plan.order, nrPages);
+  return (plan.vmFlags & VM_SHARED) !== 0 ? shmemCreate(k, nrPages) : null;
+};
+
+/** The VMA becomes part of its address space. A writable mapping of hugetlbfs makes the file as long as itself. */
+const linkNew = (vma: Vma): void => {
+  if (!vmaSupportsMlock(vma)) setField(vma, 'flags', vma.flags & ~VM_LOCKED);
+  vmaLink(vma);
+  accountLocked(vma, 1);
+  const { mapping } = vma;
+  const nrPages = vma.pgoff + (vma.end - vma.start) / PAGE_SIZE;
+  const grows = (vma.flags & (VM_HUGETLB | VM_WRITE)) === (VM_HUGETLB | VM_WRITE);
+  if (grows && mapping !== null && mapping.nrPages < nrPages) setField(mapping, 'nrPages', nrPages);
+};
 
 /**
  * Unmaps whatever is mapped in [hva, hva + lenBytes); holes are no error.
@@ -146,18 +226,23 @@ export function* munmap(k: Kernel, mm: MmStruct, hva: number, lenBytes: number):
   if (hva % PAGE_SIZE !== 0 || lenBytes <= 0) return -EINVAL;
   if (hva < 0 || hva + roundUp(lenBytes) > taskSize(k)) return -EINVAL;
   if (!mmapWriteTrylock(mm)) yield* mmapWriteLock(mm);
-  yield* munmapLocked(k, mm, hva, hva + roundUp(lenBytes));
+  const error = yield* munmapLocked(k, mm, hva, hva + roundUp(lenBytes));
   mmapWriteUnlock(mm);
-  return 0;
+  return error;
 }
 
-/** The same under the lock: VMAs first, then what they mapped, then the tables. */
-function* munmapLocked(k: Kernel, mm: MmStruct, start: number, end: number): Path<void> {
-  if (isFree(mm, start, end)) return;
+/**
+ * The same under the lock: VMAs first, then what they mapped, then the tables.
+ * @returns 0, or -EINVAL with nothing done: a huge page cannot be cut
+ */
+export function* munmapLocked(k: Kernel, mm: MmStruct, start: number, end: number): Path<number> {
+  if (isFree(mm, start, end)) return 0;
   const first = isolateRange(k, mm, start, end);
+  if (first < 0) return first;
   const detached: Vma[] = [];
   for (let vma = mm.vmas[first]; vma !== undefined && vma.start < end; vma = mm.vmas[first]) {
     vmaDetach(mm, first);
+    accountLocked(vma, -1);
     detached.push(vma);
   }
   for (const vma of detached) yield* zapRange(k, vma, vma.start, vma.end, MMU_NOTIFY_UNMAP);
@@ -165,4 +250,5 @@ function* munmapLocked(k: Kernel, mm: MmStruct, start: number, end: number): Pat
   const ceiling = mm.vmas[first]?.start ?? taskSize(k);
   freePgtables(k, mm, start, end, floor, ceiling);
   for (const vma of detached) yield* vmaFree(k, vma);
+  return 0;
 }

@@ -49,6 +49,7 @@ function* mprotectLocked(
     const to = Math.min(found.end, end);
     if (flags !== found.flags) {
       const i = isolateRange(k, mm, at, to);
+      if (i < 0) return i;
       const vma = mm.vmas[i];
       if (vma === undefined) throw new Error('a VMA vanished under mmap_lock');
       setField(vma, 'flags', flags);

@@ -17,15 +17,7 @@ import {
 import { getUserPagesLocked } from '../gup/slow.ts';
 import type { Path } from '../path.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
-import {
-  VM_ACCESS_FLAGS,
-  VM_IO,
-  VM_PFNMAP,
-  VM_READ,
-  VM_SHARED,
-  VM_SPECIAL,
-  VM_WRITE,
-} from './flags.ts';
+import { VM_ACCESS_FLAGS, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE } from './flags.ts';
 import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from './lock.ts';
 import { findVma, vmaIndexAbove } from './vma.ts';
 
@@ -104,7 +96,7 @@ export function* mmPopulate(
     at = Math.max(at, vma.start);
     const stop = Math.min(end, vma.end);
     let done = (stop - at) / PAGE_SIZE;
-    if ((vma.flags & VM_SPECIAL) === 0) {
+    if ((vma.flags & (VM_IO | VM_PFNMAP)) === 0) {
       const n = Math.min(BATCH_PAGES, done);
       done = yield* getUserPagesLocked(k, mm, at, n, populateFlags(vma), pages);
     }

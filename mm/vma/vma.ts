@@ -5,8 +5,10 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { listInsert, listPush, listRemoveAt, setField } from '#cells';
+import { EINVAL } from '../errno.ts';
 import { mappingLink, mappingUnlink } from '../fs/mapping.ts';
 import { hugetlbVmaClose, hugetlbVmaOpen } from '../hugetlb/resv.ts';
+import { vmaMaySplit } from '../hugetlb/vma.ts';
 import type { Path } from '../path.ts';
 import { anonVmaClone, unlinkAnonVmas } from '../rmap/anon-vma.ts';
 import { splitHugePmdAcross } from '../thp/split-pmd.ts';
@@ -92,12 +94,19 @@ export const splitVma = (k: Kernel, vma: Vma, hva: number): Vma => {
   return upper;
 };
 
-/** Splits so that no VMA straddles `start` or `end`. @returns index of the first VMA above `start` */
+/**
+ * Splits so that no VMA straddles `start` or `end`.
+ * @returns index of the first VMA above `start`; -EINVAL with nothing done: that would cut a huge page
+ */
 export const isolateRange = (k: Kernel, mm: MmStruct, start: number, end: number): number => {
   const first = findVma(mm, start);
-  if (first !== null && first.start < start) splitVma(k, first, start);
+  const cutsFirst = first !== null && first.start < start;
+  if (cutsFirst && vmaMaySplit(first, start) !== 0) return -EINVAL;
   const last = findVma(mm, end);
-  if (last !== null && last.start < end) splitVma(k, last, end);
+  if (last !== null && last.start < end && vmaMaySplit(last, end) !== 0) return -EINVAL;
+  if (cutsFirst) splitVma(k, first, start);
+  const above = findVma(mm, end);
+  if (above !== null && above.start < end) splitVma(k, above, end);
   return vmaIndexAbove(mm, start);
 };
 
