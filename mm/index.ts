@@ -94,6 +94,7 @@ export {
   YP_GUP_LOOKED_UP,
   YP_MIGRATE_COPIED,
   YP_MIGRATE_UNMAPPED,
+  YP_MOVE_ENTRY,
   YP_NOTIFIER_END,
   YP_NOTIFIER_START,
   YP_PROTECT,
@@ -184,10 +185,13 @@ export {
   PROT_READ,
   PROT_WRITE,
 } from './vma/flags.ts';
+export { changeProtNuma } from './vma/change-protection.ts';
 export { fork } from './vma/fork.ts';
 export { madvise, madviseDontneed } from './vma/madvise.ts';
 export { mmCreate, mmExit } from './vma/mm.ts';
+export { mlock, munlock } from './vma/mlock.ts';
 export { mmap, munmap } from './vma/mmap.ts';
 export type { MmapRequest } from './vma/mmap.ts';
 export { mprotect } from './vma/mprotect.ts';
+export { mremap } from './vma/mremap.ts';
 export { findVma } from './vma/vma.ts';
