@@ -37,6 +37,8 @@ describe('the two builds', () => {
 const createWorld = () => ({
   words: new Int32Array(8),
   record: { a: 1, b: 2 } as { a: number; b: number; c?: number },
+  counted: { events: 0 },
+  bytes: new Uint8Array(16),
   map: new Map<number, number>([
     [1, 10],
     [2, 20],
@@ -47,14 +49,21 @@ type World = ReturnType<typeof createWorld>;
 
 /** All of it, as text: order of maps, keys and lists included. */
 const snapshot = (world: World): string =>
-  JSON.stringify([[...world.words], world.record, [...world.map], world.list]);
+  JSON.stringify([
+    [...world.words],
+    world.record,
+    world.counted,
+    [...world.bytes],
+    [...world.map],
+    world.list,
+  ]);
 
 /** One random operation through a build of the cells; returns what it returned. */
 const act = (build: Cells<typeof plain>, world: World, random: ReturnType<typeof rng>): unknown => {
-  const { words, record, map, list } = world;
+  const { words, record, counted, bytes, map, list } = world;
   const index = random.below(8);
   const value = random.u32();
-  switch (random.below(12)) {
+  switch (random.below(17)) {
     case 0:
       return build.writeOnce(words, index, value);
     case 1:
@@ -77,6 +86,19 @@ const act = (build: Cells<typeof plain>, world: World, random: ReturnType<typeof
       return build.listPush(list, value);
     case 10:
       return build.listRemoveAt(list, random.below(list.length + 3) - 1);
+    case 11:
+      return build.atomicAddRelaxed(words, index, value | 0);
+    case 12:
+      return build.setBits(words, index, value);
+    case 13:
+      return build.clearBits(words, index, value);
+    case 14:
+      return build.addField(counted, 'events', random.below(3));
+    case 15: {
+      const at = random.below(12);
+      build.noteBytes(bytes, at, 4);
+      return bytes.fill(value, at, at + 4).length;
+    }
     default:
       return build.readOnce(words, index);
   }
