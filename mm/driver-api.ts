@@ -18,4 +18,5 @@ export { pinUserPages } from './gup/slow.ts';
 export { unpinUserPage, unpinUserPages, unpinUserPagesDirtyLock } from './gup/unpin.ts';
 export { drive, YP_DMA_COMPLETING, YP_DMA_SUBMITTED, YP_WAIT } from './path.ts';
 export type { Path } from './path.ts';
+export { nameGupUser } from './provenance/provenance.ts';
 export type { Kernel, MmStruct } from './types.ts';

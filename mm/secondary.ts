@@ -19,6 +19,7 @@ import { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.
 import { type Path, YP_SECONDARY_PFN } from './path.ts';
 import { ptePresent, pteProtnone, pteWrite } from './pgtable/pte.ts';
 import { leafLevel, leafPage, leafWord, walkLeaf } from './pgtable/walk.ts';
+import { noteReleasePage } from './provenance/provenance.ts';
 import type { Kernel, MmStruct, NotifierOps } from './types.ts';
 
 export { drive } from './path.ts';
@@ -170,7 +171,7 @@ function* getPfn(
       // The entry may be writable although nobody asked: then the next write need not fault.
       const page = pages[0]!;
       writable = (yield* getUserPagesFastOnly(k, 'kvm', mm, hva, 1, FOLL_WRITE, pages)) === 1;
-      if (writable) folioPut(k, folioOf(k, page));
+      if (writable) putPfn(k, page);
       else pages[0] = page;
     }
   }
@@ -179,6 +180,12 @@ function* getPfn(
   out.held = true;
   return 0;
 }
+
+/** Gives back the reference of getPfn. */
+const putPfn = (k: Kernel, page: number): void => {
+  noteReleasePage(k, 'get', page, 1, 'kvm');
+  folioPut(k, folioOf(k, page));
+};
 
 /** Without: fault until the primary entry allows the access, and report what it says. */
 function* lookUpPfn(
@@ -220,6 +227,6 @@ export const releasePfn = (
   const folio = folioOf(k, pfnToPage(out.pfn));
   if (dirty) folioMarkDirty(k, folio);
   if (accessed) folioMarkAccessed(k, folio);
-  if (out.held) folioPut(k, folio);
+  if (out.held) putPfn(k, pfnToPage(out.pfn));
   clearPfn(out);
 };

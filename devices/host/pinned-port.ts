@@ -23,6 +23,7 @@ import {
   FOLL_WRITE,
   type Kernel,
   type MmStruct,
+  nameGupUser,
   type Path,
   pinnedPageOffset,
   pinUserPagesFast,
@@ -248,6 +249,7 @@ export class PinnedPort implements DmaEnginePort {
       if (hva < 0) return DMA_FAULT;
       const flags = write ? FOLL_WRITE : 0;
       const run = this.contiguous(runGpa, hva, wanted - pinned);
+      nameGupUser(kernel, 'dma-engine');
       const got = yield* pinUserPagesFast(kernel, mm, hva, run, flags, this.scratch);
       if (got <= 0) return DMA_FAULT;
       const overtaken = generation !== this.generation;
@@ -275,6 +277,7 @@ export class PinnedPort implements DmaEnginePort {
       end = leaving.endOfAlike(first);
       const frames = leaving.framesOf(first, end);
       const dirty = leaving.isWriteWindow(first);
+      nameGupUser(kernel, 'dma-engine');
       yield* unpinUserPagesDirtyLock(kernel, frames, frames.length, dirty);
     }
     leaving.clear();

@@ -41,6 +41,7 @@ import {
   PTE_WORDS,
   PTRS_PER_TABLE,
 } from '../pgtable/walk.ts';
+import { noteGrab, takeGupUser } from '../provenance/provenance.ts';
 import { countStat } from '../stat.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import {
@@ -183,7 +184,7 @@ function* gupFast(
   return n;
 }
 
-/** Fast, then slow for the rest. @param flags from gupArgs: an error is the result */
+/** Fast, then slow for the rest. @param flags from gupArgs: an error is the result. @param api, user for provenance */
 function* gupFastFallback(
   k: Kernel,
   mm: MmStruct,
@@ -191,6 +192,8 @@ function* gupFastFallback(
   nrPages: number,
   flags: number,
   pages: Int32Array,
+  api: string,
+  user: string,
 ): Path<number> {
   if (flags < 0) return flags;
   const start = hva - (hva % PAGE_SIZE);
@@ -207,7 +210,8 @@ function* gupFastFallback(
     if (k.watched) yield YP_GUP_FAST_DONE;
     setField(mm, 'hasPinned', true);
   }
-  if (nrFast === nrPages || (flags & FOLL_FAST_ONLY) !== 0) return nrFast;
+  if (nrFast === nrPages || (flags & FOLL_FAST_ONLY) !== 0)
+    return noteGrab(k, flags, api, user, mm, start, pages, nrFast);
   const nrSlow = yield* getUserPagesUnlocked(
     k,
     mm,
@@ -217,8 +221,8 @@ function* gupFastFallback(
     nrFast === 0 ? pages : pages.subarray(nrFast),
   );
   // With pages in hand an error is kept back: the caller has to be told about those.
-  if (nrSlow < 0) return nrFast > 0 ? nrFast : nrSlow;
-  return nrFast + nrSlow;
+  const n = nrSlow < 0 && nrFast === 0 ? nrSlow : nrFast + Math.max(0, nrSlow);
+  return noteGrab(k, flags, api, user, mm, start, pages, n);
 }
 
 /**
@@ -235,7 +239,11 @@ export const pinUserPagesFast = (
   nrPages: number,
   flags: number,
   pages: Int32Array,
-): Path<number> => gupFastFallback(k, mm, hva, nrPages, gupArgs(flags, FOLL_PIN, pages), pages);
+): Path<number> => {
+  const all = gupArgs(flags, FOLL_PIN, pages);
+  const user = takeGupUser(k);
+  return gupFastFallback(k, mm, hva, nrPages, all, pages, 'pin_user_pages_fast', user);
+};
 
 /**
  * get_user_pages_fast(): the same with plain references, released by folioPut.
@@ -252,7 +260,8 @@ export const getUserPagesFast = (
   pages: Int32Array,
 ): Path<number> => {
   checkGetUser(k.policy, user);
-  return gupFastFallback(k, mm, hva, nrPages, gupArgs(flags, FOLL_GET, pages), pages);
+  const all = gupArgs(flags, FOLL_GET, pages);
+  return gupFastFallback(k, mm, hva, nrPages, all, pages, 'get_user_pages_fast', user);
 };
 
 /** get_user_pages_fast_only(): the lockless part alone. @returns pages referenced; 0 is no error */
@@ -266,12 +275,6 @@ export const getUserPagesFastOnly = (
   pages: Int32Array,
 ): Path<number> => {
   checkGetUser(k.policy, user);
-  return gupFastFallback(
-    k,
-    mm,
-    hva,
-    nrPages,
-    gupArgs(flags, FOLL_GET | FOLL_FAST_ONLY, pages),
-    pages,
-  );
+  const all = gupArgs(flags, FOLL_GET | FOLL_FAST_ONLY, pages);
+  return gupFastFallback(k, mm, hva, nrPages, all, pages, 'get_user_pages_fast_only', user);
 };

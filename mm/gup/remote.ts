@@ -16,6 +16,7 @@ import {
   folioUnlock,
 } from '../folio/folio.ts';
 import type { Path } from '../path.ts';
+import { noteGrab, noteReleasePage } from '../provenance/provenance.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
 import { FOLL_FORCE, FOLL_GET, FOLL_REMOTE, FOLL_TOUCH, FOLL_WRITE } from './flags.ts';
@@ -44,6 +45,7 @@ export function* accessRemoteVm(
     const at = hva + done;
     if ((yield* getUserPagesLocked(k, mm, at, 1, flags, pages)) !== 1) break;
     const page = pages[0]!;
+    noteGrab(k, flags, 'get_user_pages_remote', 'access-remote-vm', mm, at, pages, 1);
     const inPage = at % PAGE_SIZE;
     const lenBytes = Math.min(buf.length - done, PAGE_SIZE - inPage);
     const offset = k.memory.pageOffset(page) + inPage;
@@ -56,6 +58,7 @@ export function* accessRemoteVm(
     } else {
       buf.set(k.memory.u8.subarray(offset, offset + lenBytes), done);
     }
+    noteReleasePage(k, 'get', page, 1, 'access-remote-vm');
     folioPut(k, folio);
     done += lenBytes;
   }

@@ -17,6 +17,7 @@ import {
 import { type Path, YP_GUP_LOOKED_UP } from '../path.ts';
 import { pteNone, ptePresent } from '../pgtable/pte.ts';
 import { walkPte } from '../pgtable/walk.ts';
+import { noteGrab, takeGupUser } from '../provenance/provenance.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import {
   isCowMapping,
@@ -156,7 +157,9 @@ export function* pinUserPages(
 ): Path<number> {
   const all = gupArgs(flags, FOLL_PIN | FOLL_UNLOCKABLE, pages);
   if (all < 0) return 0;
-  return yield* getUserPagesUnlocked(k, mm, hva, nrPages, all, pages);
+  const user = takeGupUser(k);
+  const n = yield* getUserPagesUnlocked(k, mm, hva, nrPages, all, pages);
+  return noteGrab(k, all, 'pin_user_pages_unlocked', user, mm, hva, pages, n);
 }
 
 /**
@@ -177,5 +180,6 @@ export function* getUserPages(
   checkGetUser(k.policy, user);
   const all = gupArgs(flags, FOLL_GET | FOLL_TOUCH | FOLL_UNLOCKABLE, pages);
   if (all < 0) return -EINVAL;
-  return yield* getUserPagesUnlocked(k, mm, hva, nrPages, all, pages);
+  const n = yield* getUserPagesUnlocked(k, mm, hva, nrPages, all, pages);
+  return noteGrab(k, all, 'get_user_pages_unlocked', user, mm, hva, pages, n);
 }

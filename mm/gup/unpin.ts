@@ -20,6 +20,7 @@ import {
 import { folioTestLarge } from '../folio/large.ts';
 import { dropPins, isZeroFolio } from '../folio/pin.ts';
 import type { Path } from '../path.ts';
+import { noteRelease, noteReleasePage, noteReleaseRange } from '../provenance/provenance.ts';
 import { countStat } from '../stat.ts';
 import type { Kernel } from '../types.ts';
 
@@ -94,20 +95,28 @@ export const gupFastUnpinUserPages = (k: Kernel, pages: Int32Array, nrPages: num
 /** Drops one pin of each of pages[0 .. nrPages). */
 export const unpinUserPages = (k: Kernel, pages: Int32Array, nrPages: number): void => {
   sanityCheckPinnedPages(k, pages, nrPages);
+  noteRelease(k, 'pin', pages, nrPages);
   gupFastUnpinUserPages(k, pages, nrPages);
 };
 
-/** Drops `n` pins of one folio, whichever its pages. Compare unpin_user_folio(), unpin_folio(). */
-export const unpinUserFolio = (k: Kernel, folio: number, n: number): void => {
+/** Drops and counts `n` pins of one folio. */
+const dropFolioPins = (k: Kernel, folio: number, n: number): void => {
   if (isZeroFolio(k, folio)) return;
   dropPins(k, folio, n);
   countStat(k, 'nr_foll_pin_released', n);
 };
 
+/** Drops `n` pins of one folio, whichever its pages. Compare unpin_user_folio(), unpin_folio(). */
+export const unpinUserFolio = (k: Kernel, folio: number, n: number): void => {
+  noteReleasePage(k, 'pin', folio, n);
+  dropFolioPins(k, folio, n);
+};
+
 /** Drops one pin of one page. */
 export const unpinUserPage = (k: Kernel, page: number): void => {
   if (k.checked && !pinsMayBeShared(k)) checkPinnedPage(k, page);
-  unpinUserFolio(k, folioOf(k, page), 1);
+  noteReleasePage(k, 'pin', page, 1);
+  dropFolioPins(k, folioOf(k, page), 1);
 };
 
 /** Drops the one pin of a folio that memfdPinFolios took. */
@@ -152,7 +161,8 @@ export function* unpinUserPagesDirtyLock(
     const folio = folioOf(k, page);
     const end = endOfRun(k, pages, i, nrPages, folio);
     if (!folioTestDirty(k, folio)) yield* markDirtyLocked(k, folio);
-    unpinUserFolio(k, folio, end - i);
+    if (k.state.provenance !== null) noteRelease(k, 'pin', pages.subarray(i, end), end - i);
+    dropFolioPins(k, folio, end - i);
     i = end;
   }
 }
@@ -168,7 +178,8 @@ export function* unpinUserPageRangeDirtyLock(
     const folio = folioOf(k, at);
     const end = Math.min(page + nrPages, folio + folioNrPages(k, folio));
     if (makeDirty && !folioTestDirty(k, folio)) yield* markDirtyLocked(k, folio);
-    unpinUserFolio(k, folio, end - at);
+    noteReleaseRange(k, 'pin', at, end - at);
+    dropFolioPins(k, folio, end - at);
     at = end;
   }
 }

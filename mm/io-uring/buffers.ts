@@ -14,6 +14,7 @@ import { FOLL_LONGTERM, FOLL_WRITE } from '../gup/flags.ts';
 import { readPinnedPage, writePinnedPage } from '../gup/pinned.ts';
 import { unpinUserPages } from '../gup/unpin.ts';
 import type { Path } from '../path.ts';
+import { nameGupUser } from '../provenance/provenance.ts';
 import { newId } from '../rmap/anon-vma.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 
@@ -52,8 +53,10 @@ export function* ioUringRegisterBuffer(
   const nr = Math.ceil(((hva % PAGE_SIZE) + lenBytes) / PAGE_SIZE);
   if (!mayPin(mm, nr)) return -ENOMEM;
   const pages = new Int32Array(nr);
+  nameGupUser(k, 'io-uring-buffers');
   const got = yield* pinUserPagesFast(k, mm, hva, nr, FOLL_WRITE | FOLL_LONGTERM, pages);
   if (got !== nr) {
+    nameGupUser(k, 'io-uring-buffers');
     if (got > 0) unpinUserPages(k, pages, got);
     return got < 0 ? got : -EFAULT;
   }
@@ -65,6 +68,7 @@ export function* ioUringRegisterBuffer(
 
 /** Unpins it. The process may have gone before. */
 export const ioUringUnregisterBuffer = (k: Kernel, buffer: FixedBuffer): void => {
+  nameGupUser(k, 'io-uring-buffers');
   unpinUserPages(k, buffer.pages, buffer.pages.length);
   setField(buffer.mm, 'pinnedVm', buffer.mm.pinnedVm - buffer.pages.length);
   mapDelete(k.state.fixedBuffers, buffer.id);

@@ -11,6 +11,7 @@ import { EAGAIN, EFAULT, EINVAL, ENOMEM } from '../errno.ts';
 import { folioAlloc, folioOf, folioPut, folioTryGet } from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { unpinUserPage } from '../gup/unpin.ts';
+import { nameGupUser, noteGrabPage, noteReleasePage } from '../provenance/provenance.ts';
 import { newId } from '../rmap/anon-vma.ts';
 import type { Kernel } from '../types.ts';
 
@@ -53,8 +54,13 @@ export const pipeBytes = (pipe: Pipe): number =>
 
 /** Lets go of a buffer's page, the way it was taken. */
 export const pipeBufRelease = (k: Kernel, { page, hold }: PipeBuffer): void => {
-  if (hold === 'pin') unpinUserPage(k, page);
-  else folioPut(k, folioOf(k, page));
+  if (hold === 'pin') {
+    nameGupUser(k, 'vmsplice');
+    unpinUserPage(k, page);
+    return;
+  }
+  if (hold === 'get') noteReleasePage(k, 'get', page, 1, 'vmsplice');
+  folioPut(k, folioOf(k, page));
 };
 
 /** Appends a buffer. @throws Error where the pipe is full */
@@ -120,6 +126,7 @@ export const tee = (k: Kernel, from: Pipe, to: Pipe, lenBytes: number): number =
     if (!folioTryGet(k, folioOf(k, buffer.page))) return done > 0 ? done : -EFAULT;
     const n = Math.min(buffer.lenBytes, lenBytes - done);
     const hold = buffer.hold === 'own' ? 'own' : 'get';
+    if (hold === 'get') noteGrabPage(k, 'get', 'tee', 'vmsplice', buffer.page, 1);
     pipePush(to, { ...buffer, lenBytes: n, hold, gift: false });
     done += n;
   }

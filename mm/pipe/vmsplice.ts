@@ -9,16 +9,16 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { EAGAIN, EFAULT, EINVAL } from '../errno.ts';
-import { folioOf, folioPut } from '../folio/folio.ts';
 import { getUserPagesFast, pinUserPagesFast } from '../gup/fast.ts';
 import { FOLL_LONGTERM } from '../gup/flags.ts';
-import { unpinUserPage } from '../gup/unpin.ts';
 import type { Path } from '../path.ts';
+import { nameGupUser } from '../provenance/provenance.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import { copyFromUser, copyToUser } from '../uaccess.ts';
 import {
   type Pipe,
   PIPE_BUFFERS,
+  pipeBufRelease,
   pipeBytes,
   pipeIsFull,
   pipePush,
@@ -69,6 +69,7 @@ function* iterToPipe(
   while (done < lenBytes && !pipeIsFull(pipe)) {
     const at = hva + done;
     const nr = Math.min(PIPE_BUFFERS, Math.ceil(((at % PAGE_SIZE) + lenBytes - done) / PAGE_SIZE));
+    if (pin) nameGupUser(k, 'vmsplice');
     const got = pin
       ? yield* pinUserPagesFast(k, mm, at, nr, FOLL_LONGTERM, pages)
       : yield* getUserPagesFast(k, 'vmsplice', mm, at, nr, 0, pages);
@@ -77,8 +78,7 @@ function* iterToPipe(
       const page = pages[i]!;
       if (pipeIsFull(pipe)) {
         // What does not fit any more is given back at once.
-        if (pin) unpinUserPage(k, page);
-        else folioPut(k, folioOf(k, page));
+        pipeBufRelease(k, { page, offset: 0, lenBytes: 0, hold: pin ? 'pin' : 'get', gift });
         continue;
       }
       const offset = (hva + done) % PAGE_SIZE;

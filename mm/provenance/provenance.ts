@@ -7,9 +7,11 @@
  * returns, and given up where pages are given back: while a path is suspended in GUP its counts are
  * ahead of the records.
  */
+import { PAGE_SIZE } from '#emu';
 import { listPush, listRemoveAt, mapDelete, mapSet, setField } from '#cells';
 import { folioNrPages, folioOf } from '../folio/folio.ts';
-import { HPAGE_PMD_NR } from '../thp/state.ts';
+import { isZeroFolio } from '../folio/pin.ts';
+import { FOLL_GET, FOLL_PIN } from '../gup/flags.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 
 /** FOLL_GET or FOLL_PIN. */
@@ -62,26 +64,42 @@ export const takeGupUser = (k: Kernel): string => {
 
 /**
  * A call of GUP returns with pages[0 .. n).
+ * @param flags FOLL_GET or FOLL_PIN among them; with neither nothing is held
+ * @param api the function, as Linux spells it
  * @param user from takeGupUser when the call began, or the row it named
- * @param mm null, and hva -1, where the pages were not found by address
+ * @param hva where pages[0] was found
+ * @returns `n`, which may be an error
  */
 export const noteGrab = (
   k: Kernel,
-  kind: HoldKind,
+  flags: number,
   api: string,
   user: string,
-  mm: MmStruct | null,
+  mm: MmStruct,
   hva: number,
   pages: Int32Array | null,
   n: number,
-): void => {
-  if (k.state.provenance === null || pages === null || n <= 0) return;
-  setField(k.state.provenance, 'calls', k.state.provenance.calls + 1);
+): number => {
+  const kind = (flags & FOLL_PIN) !== 0 ? 'pin' : 'get';
+  const { provenance } = k.state;
+  if (provenance === null || pages === null || (flags & (FOLL_PIN | FOLL_GET)) === 0) return n;
+  if (n <= 0) return n;
+  const since = nextCall(provenance);
+  const first = hva - (hva % PAGE_SIZE);
   for (let i = 0; i < n; i++)
-    addHold(k, kind, api, user, mm, hva < 0 ? hva : hva + i * 4096, pages[i]!, 1);
+    addHold(k, provenance, pages[i]!, {
+      kind,
+      api,
+      user,
+      mm: mm.id,
+      hva: first + i * PAGE_SIZE,
+      n: 1,
+      since,
+    });
+  return n;
 };
 
-/** The same for one page or folio that is counted `n` times. */
+/** One page, or one folio by its first page, is held `n` times, found by other means than an address. */
 export const noteGrabPage = (
   k: Kernel,
   kind: HoldKind,
@@ -90,36 +108,22 @@ export const noteGrabPage = (
   page: number,
   n: number,
 ): void => {
-  if (k.state.provenance === null) return;
-  setField(k.state.provenance, 'calls', k.state.provenance.calls + 1);
-  addHold(k, kind, api, user, null, -1, page, n);
-};
-
-const addHold = (
-  k: Kernel,
-  kind: HoldKind,
-  api: string,
-  user: string,
-  mm: MmStruct | null,
-  hva: number,
-  page: number,
-  n: number,
-): void => {
   const { provenance } = k.state;
-  if (provenance === null || (kind === 'pin' && isZero(k, page))) return;
-  const hold: Hold = { kind, api, user, mm: mm?.id ?? -1, hva, n, since: provenance.calls };
-  const own = provenance.holds.get(page);
-  if (own === undefined) mapSet(provenance.holds, page, [hold]);
-  else listPush(own, hold);
+  if (provenance === null) return;
+  const since = nextCall(provenance);
+  addHold(k, provenance, page, { kind, api, user, mm: -1, hva: -1, n, since });
 };
 
-/** Pins of the zero pages are not counted. */
-const isZero = (k: Kernel, page: number): boolean => {
-  const { zeroPage, hugeZeroFolio } = k.state;
-  return (
-    page === zeroPage ||
-    (hugeZeroFolio >= 0 && page >= hugeZeroFolio && page < hugeZeroFolio + HPAGE_PMD_NR)
-  );
+const nextCall = (provenance: Provenance): number => {
+  setField(provenance, 'calls', provenance.calls + 1);
+  return provenance.calls;
+};
+
+const addHold = (k: Kernel, { holds }: Provenance, page: number, hold: Hold): void => {
+  if (hold.kind === 'pin' && isZeroFolio(k, folioOf(k, page))) return;
+  const own = holds.get(page);
+  if (own === undefined) mapSet(holds, page, [hold]);
+  else listPush(own, hold);
 };
 
 /** pages[0 .. n) are given back, one reference or pin of each. An entry below 0 is none. */
@@ -129,10 +133,22 @@ export const noteRelease = (k: Kernel, kind: HoldKind, pages: Int32Array, n: num
   for (let i = 0; i < n; i++) if (pages[i]! >= 0) dropHold(k, kind, user, pages[i]!, 1);
 };
 
-/** `n` references or pins of one page, or of any pages of its folio, are given back. */
-export const noteReleasePage = (k: Kernel, kind: HoldKind, page: number, n: number): void => {
+/** The same for the contiguous pages [page, page + n). */
+export const noteReleaseRange = (k: Kernel, kind: HoldKind, page: number, n: number): void => {
   if (k.state.provenance === null) return;
-  dropHold(k, kind, takeGupUser(k), page, n);
+  const user = takeGupUser(k);
+  for (let at = page; at < page + n; at++) dropHold(k, kind, user, at, 1);
+};
+
+/** `n` references or pins of one page, or of any pages of its folio, are given back. @param user whose they are */
+export const noteReleasePage = (
+  k: Kernel,
+  kind: HoldKind,
+  page: number,
+  n: number,
+  user = takeGupUser(k),
+): void => {
+  if (k.state.provenance !== null) dropHold(k, kind, user, page, n);
 };
 
 /**
@@ -141,7 +157,7 @@ export const noteReleasePage = (k: Kernel, kind: HoldKind, page: number, n: numb
  */
 const dropHold = (k: Kernel, kind: HoldKind, user: string, page: number, n: number): void => {
   const { provenance } = k.state;
-  if (provenance === null || (kind === 'pin' && isZero(k, page))) return;
+  if (provenance === null || (kind === 'pin' && isZeroFolio(k, folioOf(k, page)))) return;
   let left = dropAt(provenance, page, kind, user, n);
   if (left > 0) {
     const folio = folioOf(k, page);
