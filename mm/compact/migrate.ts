@@ -7,7 +7,7 @@
  * one's place, and turn the entries back. A reference that is neither entry nor cache belongs to
  * somebody who reaches the old frame by number, and then nothing moves.
  */
-import { cmpxchg, mapSet, readOnce, setField, writeOnce } from '#cells';
+import { cmpxchg, mapSet, readOnce, writeOnce } from '#cells';
 import { EAGAIN, EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import {
   folioAddLru,
@@ -26,7 +26,6 @@ import {
   folioTestFlags,
   folioTryGet,
   folioTrylock,
-  folioUnlock,
 } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
 import { folioMaybeDmaPinned } from '../folio/pin.ts';
@@ -47,11 +46,12 @@ import {
   PG_UNEVICTABLE,
   PG_UPTODATE,
 } from '../frames/table.ts';
+import { ksmMigratePage } from '../ksm/node.ts';
 import { type Path, YP_MIGRATE_COPIED, YP_MIGRATE_UNMAPPED } from '../path.ts';
 import { removeMigrationPtes, tryToMigrate } from '../rmap/migration.ts';
 import { folioMapping } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
-import { folioTestSwapcache, swapCacheReplace } from '../swap/cache.ts';
+import { folioTestSwapcache, folioUnlockFreeSwap, swapCacheReplace } from '../swap/cache.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 
 /** Flags that go with the contents. The exclusive flag travels in the migration entries. */
@@ -126,8 +126,8 @@ function* migrateIsolated(k: Kernel, src: number): Path<number> {
     error = yield* moveToNew(k, dst, src, ignorePins);
   }
   yield* removeMigrationPtes(k, src, error === 0 ? dst : src);
-  folioUnlock(k, dst);
-  folioUnlock(k, src);
+  folioUnlockFreeSwap(k, dst);
+  folioUnlockFreeSwap(k, src);
   if (error === 0) folioAddLru(k, dst);
   // The entries and the cache hold the new folio now; or nobody does, and it is freed.
   folioPut(k, dst);
@@ -159,7 +159,7 @@ function* moveToNew(k: Kernel, dst: number, src: number, ignorePins: boolean): P
   folioSetFlags(k, dst, readOnce(flags, src) & MIGRATED_FLAGS);
   if (cached || swapped) writeOnce(refcount, src, frozen);
   if (swapped) swapCacheReplace(k, dst, src);
-  if (object?.kind === 'ksm') setField(object, 'page', dst);
+  if (object?.kind === 'ksm') ksmMigratePage(k, dst, src);
   if (cached) {
     replaceInCache(k, object, dst, src);
     writeOnce(refcount, src, frozen - nr);

@@ -12,6 +12,7 @@ import {
   PG_DIRTY,
   PG_HEAD,
   PG_HUGETLB,
+  PG_KSM,
   PG_LOCKED,
   PG_LRU,
   PG_REFERENCED,
@@ -20,6 +21,7 @@ import {
   PG_TAIL,
 } from '../frames/table.ts';
 import { freeHugetlbFolio } from '../hugetlb/pool.ts';
+import { ksmPageFreed } from '../ksm/node.ts';
 import { type Path, YP_WAIT } from '../path.ts';
 import type { Kernel } from '../types.ts';
 import {
@@ -103,6 +105,7 @@ const freeFolio = (k: Kernel, folio: number): void => {
     freeHugetlbFolio(k, folio);
     return;
   }
+  if ((flags & PG_KSM) !== 0) ksmPageFreed(k, folio);
   if (order > 0) folioUnprepLarge(k, folio, order);
   freePages(k, folio, order);
 };

@@ -48,10 +48,9 @@ export const ksmPageFreed = (k: Kernel, page: number): void => {
   mapDelete(k.state.mappings, node.id);
 };
 
-/** The bytes are in `dst` now, which has the old page's mapping already. Compare ksm_migrate_folio(). */
+/** `dst` is what `src` was: bytes, flags and mapping are there already. Compare ksm_migrate_folio(). */
 export const ksmMigratePage = (k: Kernel, dst: number, src: number): void => {
   setField(ksmNodeOf(k, dst), 'page', dst);
-  fetchOr(k.state.frames.flags, dst, PG_KSM);
   fetchAndNot(k.state.frames.flags, src, PG_KSM);
   writeOnce(k.state.frames.mapping, src, 0);
 };
