@@ -61,6 +61,7 @@ export type { Zone } from './frames/zone.ts';
 export { mappingGet as shmemGet, mappingPut as shmemPut } from './fs/mapping.ts';
 export { shmemCreate } from './fs/shmem.ts';
 export { accessRemoteVm } from './gup/remote.ts';
+export { gupTestGetFast, gupTestPut } from './gup/gup-test.ts';
 export { GUP_USERS } from './gup/users.ts';
 export type { GupHold, GupUse, GupUser, GupUserId } from './gup/users.ts';
 export {
@@ -120,7 +121,18 @@ export {
   pteWrite,
   pteWrprotect,
 } from './pgtable/pte.ts';
-export { ptepGet, ptepGetAndClear, setPteAt, taskSize, walkPte } from './pgtable/walk.ts';
+export {
+  leafLevel,
+  leafPage,
+  leafWord,
+  levelPages,
+  ptepGet,
+  ptepGetAndClear,
+  setPteAt,
+  taskSize,
+  walkLeaf,
+  walkPte,
+} from './pgtable/walk.ts';
 export { createPolicy, GUP_APIS, isPolicyName, POLICY_NAMES, setPolicyApi } from './policy.ts';
 export type { GupApi, Policy, PolicyName } from './policy.ts';
 export { HostProcess } from './process.ts';

@@ -43,7 +43,8 @@ export type GupUserId =
   | 'process-vm'
   | 'vmsplice'
   | 'io-uring-buffers'
-  | 'memfd-pin-folios';
+  | 'memfd-pin-folios'
+  | 'gup-test';
 
 export const GUP_USERS: readonly GupUser[] = [
   {
@@ -183,6 +184,21 @@ export const GUP_USERS: readonly GupUser[] = [
     },
     since:
       'memfd_pin_folios() since 6.11; udmabuf took plain references before, which is not modelled',
+  },
+  {
+    id: 'gup-test',
+    what: 'the benchmark of GUP itself, in kernels built for testing: mm/gup_test.c',
+    api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'get' },
+    uses: {
+      get: {
+        hold: 'bounded',
+        until: 'the call that took them ends',
+        dirty: 'not needed: it looks at no byte',
+        notifier: 'no',
+        unsafe: 'nothing: it is root that asks for it',
+      },
+    },
+    since: 'gup_benchmark since 4.15',
   },
 ];
 

@@ -1,5 +1,6 @@
 /** `gupbed bench`: measures, and prints medians beside their limits. */
 import { type BenchRow, rowOf, type Samples } from '../bench/row.ts';
+import { gupSuite } from '../bench/gup.ts';
 import { hartSuite } from '../bench/hart.ts';
 import { type Announce, translateSuite } from '../bench/translate.ts';
 import { alignRows, paint, wantsColour } from '../report/table.ts';
@@ -12,6 +13,7 @@ type Suite = (rounds: number, announce: Announce) => Promise<Samples[]>;
 const SUITES: Record<string, Suite> = {
   translate: translateSuite,
   hart: hartSuite,
+  gup: gupSuite,
 };
 
 export const benchCommand = async (words: string[]): Promise<number> => {

@@ -10,7 +10,7 @@ commands:
   fight                the main job: guests and DMA at work while the host moves their memory
   resume FILE          go on with a machine that \`run --save\` or \`fight --save\` has saved
   audit                every user of GUP: its API under a policy, its hold, what is unsafe about it
-  bench [SUITE...]     measure: translate, hart
+  bench [SUITE...]     measure: translate, hart, gup
   explore NAME         every interleaving of a small scenario, up to a bound on preemptions
 
 options of every command:
@@ -87,7 +87,8 @@ example: gupbed audit --policy target
   bench: `usage: gupbed bench [SUITE...] [options]
 
 Measures, each figure beside a limit that is measured in the same run. Suites: translate (TLB hit,
-misses in one and two stages, page touch and pointer chase by working set), hart (the interpreter).
+misses in one and two stages, page touch and pointer chase by working set), hart (the interpreter),
+gup (GUP-fast and PIN-fast by batch and mapping size, present and faulted in).
 
   --rounds N               samples of each figure, 3 to 99 (default 5); medians are printed
   --json                   an array of rows

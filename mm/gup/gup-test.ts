@@ -1,0 +1,30 @@
+/**
+ * The kernel's own benchmark of GUP: compare mm/gup_test.c, GUP_FAST_BENCHMARK and PIN_FAST_BENCHMARK.
+ *
+ * A user of FOLL_GET like any other, with a row of its own; only kernels built for testing have it.
+ */
+import { folioOf, folioPut } from '../folio/folio.ts';
+import type { Path } from '../path.ts';
+import type { Kernel, MmStruct } from '../types.ts';
+import { getUserPagesFast } from './fast.ts';
+
+/** get_user_pages_fast() of `nrPages` pages, as it stands there. @returns pages referenced or -errno */
+export const gupTestGetFast = (
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+): Path<number> => getUserPagesFast(k, 'gup-test', mm, hva, nrPages, flags, pages);
+
+/** Lets go of what gupTestGetFast has taken: put_page() of each, by runs of one folio. */
+export const gupTestPut = (k: Kernel, pages: Int32Array, nrPages: number): void => {
+  for (let i = 0; i < nrPages; ) {
+    const folio = folioOf(k, pages[i]!);
+    let run = 1;
+    while (i + run < nrPages && folioOf(k, pages[i + run]!) === folio) run++;
+    folioPut(k, folio, run);
+    i += run;
+  }
+};
