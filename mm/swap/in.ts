@@ -22,6 +22,7 @@ import {
 } from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { PG_KSM, PG_SWAPBACKED, PG_UPTODATE } from '../frames/table.ts';
+import { ksmNodeOf } from '../ksm/node.ts';
 import { type Path, YP_FAULT_ALLOCATED, YP_SWAP_READ } from '../path.ts';
 import { swapEntrySlot } from '../pgtable/swapops.ts';
 import { ptepGet } from '../pgtable/walk.ts';
@@ -67,12 +68,17 @@ export function* swapinFolio(k: Kernel, word: number, entry: number): Path<numbe
 }
 
 /**
- * Can the reverse map not find `page` if it is mapped at `hva`? A merged page that was swapped out
- * comes back as the page of whoever touched it first; the others need copies of it.
+ * Would the reverse map not find `page` if it was mapped at `hva`? A merged page that was swapped out
+ * comes back as the page of whoever touches it first: the others need copies of it. One that is
+ * still in the swap cache is found where it was merged, and not where mremap() has moved the entry.
  */
 export const swapinNeedsCopy = (k: Kernel, page: number, vma: Vma, hva: number): boolean => {
   const folio = folioOf(k, page);
-  if (!folioTestAnon(k, folio) || folioTestFlags(k, folio, PG_KSM)) return false;
+  if (!folioTestAnon(k, folio)) return false;
+  if (folioTestFlags(k, folio, PG_KSM))
+    return !ksmNodeOf(k, folio).items.some(
+      (item) => item.hva === hva && vma.anonChain.includes(item.anonVma),
+    );
   const id = readOnce(k.state.frames.mapping, folio);
   return (
     pageIndex(k, page) !== (linearPageIndex(vma, hva) | 0) ||
