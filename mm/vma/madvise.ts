@@ -1,16 +1,22 @@
 /** madvise(): what a process says about a range of its memory. Compare mm/madvise.c. */
 import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
-import { EINVAL, ENOMEM } from '../errno.ts';
+import { EAGAIN, EINVAL, ENOMEM } from '../errno.ts';
+import { vmaPageSize } from '../hugetlb/vma.ts';
+import { ksmUnmerge } from '../ksm/unmerge.ts';
 import type { Path } from '../path.ts';
+import { pageoutRange } from '../swap/pageout.ts';
+import { madviseCollapse } from '../thp/collapse.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type MmStruct, type Vma } from '../types.ts';
 import {
+  MADV_COLLAPSE,
   MADV_DOFORK,
   MADV_DONTFORK,
   MADV_DONTNEED,
   MADV_HUGEPAGE,
   MADV_MERGEABLE,
   MADV_NOHUGEPAGE,
+  MADV_PAGEOUT,
   MADV_POPULATE_READ,
   MADV_POPULATE_WRITE,
   MADV_UNMERGEABLE,
@@ -45,14 +51,30 @@ const ksmCompatible = (vma: Vma): boolean =>
 function* dontneed(k: Kernel, vma: Vma, start: number, end: number): Path<number> {
   let to = end;
   if ((vma.flags & VM_HUGETLB) !== 0) {
-    const bytes = PAGE_SIZE << (vma.mapping?.hugeOrder ?? 0);
-    if (start % bytes !== 0) return -EINVAL;
-    to -= to % bytes;
+    // Rather too little than too much: callers may not know that the pages are huge.
+    if (start % vmaPageSize(vma) !== 0) return -EINVAL;
+    to -= to % vmaPageSize(vma);
   } else if ((vma.flags & (VM_LOCKED | VM_PFNMAP)) !== 0) {
     return -EINVAL;
   }
   if (start < to) yield* zapRange(k, vma, start, to, MMU_NOTIFY_CLEAR);
   return 0;
+}
+
+/** Anonymous pages are swapped out. Compare madvise_pageout(). */
+function* pageout(k: Kernel, vma: Vma, start: number, end: number): Path<number> {
+  if ((vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB)) !== 0) return -EINVAL;
+  yield* pageoutRange(k, vma, start, end);
+  return 0;
+}
+
+/** Small pages become huge ones, now. The locks are the collapse's own. Compare madvise_collapse(). */
+function* collapse(k: Kernel, vma: Vma, start: number, end: number): Path<number> {
+  const { mm } = vma;
+  mmapReadUnlock(mm);
+  const error = yield* madviseCollapse(k, mm, start, end);
+  if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
+  return error;
 }
 
 /** The VMA's flags as an advice wants them, null where it may not be given. */
@@ -85,6 +107,10 @@ function* changeFlags(
   const flags = flagsFor(vma, advice);
   if (flags === null) return -EINVAL;
   if (flags === vma.flags) return 0;
+  if (advice === MADV_UNMERGEABLE && vma.anonVma !== null) {
+    const error = yield* ksmUnmerge(k, vma, start, end);
+    if (error !== 0) return error === -ENOMEM ? -EAGAIN : error;
+  }
   const i = isolateRange(k, vma.mm, start, end);
   if (i < 0) return i;
   const part = vma.mm.vmas[i];
@@ -102,6 +128,8 @@ const adviseVma = (
   advice: number,
 ): Path<number> => {
   if (advice === MADV_DONTNEED) return dontneed(k, vma, start, end);
+  if (advice === MADV_PAGEOUT) return pageout(k, vma, start, end);
+  if (advice === MADV_COLLAPSE) return collapse(k, vma, start, end);
   return changeFlags(k, vma, start, end, advice);
 };
 
@@ -130,7 +158,7 @@ function* adviseRange(
 }
 
 /** Advices that leave the VMAs as they are: mmap_lock for reading will do. */
-const READ_LOCK = [MADV_DONTNEED];
+const READ_LOCK = [MADV_DONTNEED, MADV_PAGEOUT, MADV_COLLAPSE];
 const WRITE_LOCK = [
   MADV_DONTFORK,
   MADV_DOFORK,
@@ -144,11 +172,11 @@ const WRITE_LOCK = [
  * Advises about [hva, hva + lenBytes); what lies behind a hole is done all the same.
  *
  * DONTNEED drops the pages; DONTFORK and DOFORK say whether a child gets them; MERGEABLE,
- * UNMERGEABLE whether KSM may merge them; HUGEPAGE, NOHUGEPAGE whether they may be huge; POPULATE_READ
- * and POPULATE_WRITE fault them in.
+ * UNMERGEABLE whether KSM may merge them; HUGEPAGE, NOHUGEPAGE whether they may be huge; COLLAPSE
+ * makes them huge, PAGEOUT swaps them out; POPULATE_READ and POPULATE_WRITE fault them in.
  * @param advice MADV_*
  * @returns 0; -EINVAL: unknown advice, odd address, not for that memory; -ENOMEM: something is not
- *   mapped; POPULATE besides: see madvisePopulate
+ *   mapped; -EAGAIN: no memory for UNMERGEABLE; besides those of madviseCollapse and madvisePopulate
  */
 export function* madvise(
   k: Kernel,

@@ -9,6 +9,7 @@ import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import { EAGAIN, EFAULT, EINVAL, ENOMEM } from '../errno.ts';
 import { vmaPageSize } from '../hugetlb/vma.ts';
+import { ksmUnmerge } from '../ksm/unmerge.ts';
 import type { Path } from '../path.ts';
 import { taskSize } from '../pgtable/walk.ts';
 import { anonVmaClone, unlinkAnonVmas } from '../rmap/anon-vma.ts';
@@ -21,6 +22,7 @@ import {
   VM_HUGETLB,
   VM_LOCKED,
   VM_MAYSHARE,
+  VM_MERGEABLE,
   VM_PFNMAP,
   VM_SHARED,
   VM_UFFD_WP,
@@ -118,6 +120,11 @@ const keepOld = (k: Kernel, r: Remap, vma: Vma): void => {
  */
 function* moveVma(k: Kernel, r: Remap, vma: Vma): Path<number> {
   const { mm } = r;
+  // Merged pages are found by address: they are unmerged before they go elsewhere.
+  if ((vma.flags & VM_MERGEABLE) !== 0) {
+    const error = yield* ksmUnmerge(k, vma, r.hva, r.hva + r.oldLen);
+    if (error !== 0) return error;
+  }
   const copy = copyVma(r, vma);
   const moved = yield* movePageTables(k, vma, copy, r.hva, r.newHva, r.oldLen);
   countLocked(r, copy, r.newLen);
