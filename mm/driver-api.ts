@@ -6,17 +6,29 @@
  */
 export {
   FOLL_FORCE,
+  FOLL_INTERRUPTIBLE,
   FOLL_LONGTERM,
   FOLL_NOFAULT,
   FOLL_NOWAIT,
   FOLL_PCI_P2PDMA,
   FOLL_WRITE,
 } from './gup/flags.ts';
+export { folioAddPins } from './folio/pin.ts';
 export { pinUserPagesFast } from './gup/fast.ts';
+export type { GupLocked } from './gup/legality.ts';
 export { pinnedPageOffset, readPinnedPage, writePinnedPage } from './gup/pinned.ts';
-export { pinUserPages } from './gup/slow.ts';
-export { unpinUserPage, unpinUserPages, unpinUserPagesDirtyLock } from './gup/unpin.ts';
+export { pinUserPages, pinUserPagesRemote, pinUserPagesUnlocked } from './gup/slow.ts';
+export {
+  unpinFolio,
+  unpinFolios,
+  unpinUserFolio,
+  unpinUserPage,
+  unpinUserPageRangeDirtyLock,
+  unpinUserPages,
+  unpinUserPagesDirtyLock,
+} from './gup/unpin.ts';
 export { drive, YP_DMA_COMPLETING, YP_DMA_SUBMITTED, YP_WAIT } from './path.ts';
 export type { Path } from './path.ts';
 export { nameGupUser } from './provenance/provenance.ts';
 export type { Kernel, MmStruct } from './types.ts';
+export { mmapRead, mmapReadLock, mmapReadTrylock, mmapReadUnlock } from './vma/lock.ts';

@@ -34,6 +34,15 @@ export {
   userFault,
 } from './fault/fault.ts';
 export {
+  FAULT_FLAG_ALLOW_RETRY,
+  FAULT_FLAG_INTERRUPTIBLE,
+  FAULT_FLAG_KILLABLE,
+  FAULT_FLAG_RETRY_NOWAIT,
+  FAULT_FLAG_TRIED,
+  VM_FAULT_COMPLETED,
+  VM_FAULT_RETRY,
+} from './fault/flags.ts';
+export {
   folioMapcount,
   folioOf,
   folioOrder,
@@ -61,6 +70,8 @@ export type { Zone } from './frames/zone.ts';
 export { mappingGet as shmemGet, mappingPut as shmemPut } from './fs/mapping.ts';
 export { shmemCreate } from './fs/shmem.ts';
 export { accessRemoteVm } from './gup/remote.ts';
+export { sendSignal, SIGNAL_FATAL, SIGNAL_NONE, SIGNAL_PENDING, signalHandled } from './signal.ts';
+export type { Task } from './signal.ts';
 export { gupTestGetFast, gupTestPut } from './gup/gup-test.ts';
 export { GUP_USERS } from './gup/users.ts';
 export type { GupHold, GupUse, GupUser, GupUserId } from './gup/users.ts';

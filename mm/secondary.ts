@@ -12,9 +12,10 @@ import { EFAULT } from './errno.ts';
 import { folioMarkAccessed, folioMarkDirty, folioOf, folioPut } from './folio/folio.ts';
 import { pageToPfn, pfnToPage } from './frames/table.ts';
 import { getUserPagesFastOnly } from './gup/fast.ts';
-import { FOLL_HONOR_NUMA_FAULT, FOLL_HWPOISON, FOLL_WRITE } from './gup/flags.ts';
-import { getUserPages, getUserPagesUnlocked } from './gup/slow.ts';
+import { FOLL_HONOR_NUMA_FAULT, FOLL_HWPOISON, FOLL_UNLOCKABLE, FOLL_WRITE } from './gup/flags.ts';
+import { getUserPagesUnlocked } from './gup/slow.ts';
 import { mayTakeGet } from './gup/users.ts';
+import { getUserPagesLocked } from './gup/walk.ts';
 import { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';
 import { type Path, YP_SECONDARY_PFN } from './path.ts';
 import { ptePresent, pteProtnone, pteWrite } from './pgtable/pte.ts';
@@ -164,7 +165,7 @@ function* getPfn(
   let writable = (yield* getUserPagesFastOnly(k, 'kvm', mm, hva, 1, FOLL_WRITE, pages)) === 1;
   if (!writable) {
     const flags = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
-    const n = yield* getUserPages(k, 'kvm', mm, hva, 1, flags, pages);
+    const n = yield* getUserPagesUnlocked(k, 'kvm', mm, hva, 1, flags, pages);
     if (n !== 1) return n < 0 ? n : -EFAULT;
     writable = write;
     if (!writable) {
@@ -195,9 +196,10 @@ function* lookUpPfn(
   write: boolean,
   out: SecondaryPfn,
 ): Path<number> {
-  const flags = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
+  const wanted = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
   for (;;) {
-    const n = yield* getUserPagesUnlocked(k, mm, hva, 1, flags, null);
+    const flags = wanted | FOLL_UNLOCKABLE;
+    const n = yield* getUserPagesLocked(k, mm, hva, 1, flags, null, { locked: 0 });
     if (n !== 1) return n < 0 ? n : -EFAULT;
     const leaf = walkLeaf(k, mm, hva);
     const entry = readOnce(k.memory.i32, leafWord(leaf));

@@ -3,12 +3,11 @@
  * Compare mm/memory.c:handle_mm_fault(), do_anonymous_page(), do_fault().
  *
  * An entry that has changed while a path yielded means that somebody else came first: the fault is
- * done, and the access tries again. A fault that has to wait keeps mmap_lock, as one without
- * FAULT_FLAG_ALLOW_RETRY does. What the entry says decides who goes on: anon.ts, file.ts, swap.ts,
+ * done, and the access tries again. How a fault waits is in retry.ts. What the entry says decides who goes on: anon.ts, file.ts, swap.ts,
  * wp.ts, huge.ts for what one entry of a directory maps, mm/hugetlb/.
  */
 import { PAGE_SIZE } from '#emu';
-import { EFAULT } from '../errno.ts';
+import { EFAULT, EINTR } from '../errno.ts';
 import { hugetlbFault } from '../hugetlb/fault.ts';
 import { type Path, YP_FAULT_DONE, YP_FAULT_LOCKED } from '../path.ts';
 import { pteMkdirty, pteMkyoung, pteNone, ptePresent, pteTable, pteWrite } from '../pgtable/pte.ts';
@@ -16,12 +15,21 @@ import { ptepGet, setPteAt, walkEntry, walkPte } from '../pgtable/walk.ts';
 import { countStat } from '../stat.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { isCowMapping, VM_EXEC, VM_HUGETLB, VM_MAYWRITE, VM_READ, VM_WRITE } from '../vma/flags.ts';
-import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
+import { mmapReadLockKillable, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
 import { findVma } from '../vma/vma.ts';
 import { doAnonymousPage } from './anon.ts';
 import { doFileFault } from './file.ts';
-import { FAULT_FLAG_INSTRUCTION, FAULT_FLAG_UNSHARE, FAULT_FLAG_WRITE } from './flags.ts';
+import {
+  FAULT_FLAG_DEFAULT,
+  FAULT_FLAG_INSTRUCTION,
+  FAULT_FLAG_TRIED,
+  FAULT_FLAG_UNSHARE,
+  FAULT_FLAG_WRITE,
+  VM_FAULT_COMPLETED,
+  VM_FAULT_RETRY,
+} from './flags.ts';
 import { HUGE_FALLBACK, handlePmd } from './huge.ts';
+import { faultSignalPending } from './retry.ts';
 import { doSwapPage } from './swap.ts';
 import { doWpPage } from './wp.ts';
 
@@ -48,9 +56,10 @@ const sanitizeFlags = (vma: Vma, flags: number): number => {
 
 /**
  * Handles one fault. The caller holds mmap_lock for reading and has checked the VMA's permissions;
- * it keeps the lock.
+ * it keeps the lock, unless the flags allow to drop it.
  * @param faultFlags FAULT_FLAG_*
- * @returns 0: try the access (or the walk) again; -EFAULT: no VMA, or beyond the file's end; -ENOMEM
+ * @returns 0: try the access (or the walk) again; -EFAULT: no VMA, or beyond the file's end; -ENOMEM;
+ *   -EHWPOISON; VM_FAULT_RETRY, VM_FAULT_COMPLETED: the lock is gone (flags.ts)
  */
 export function* handleMmFault(
   k: Kernel,
@@ -105,14 +114,29 @@ const accessAllowed = (vma: Vma, flags: number): boolean => {
 };
 
 /**
- * A fault of user code: takes mmap_lock, checks the access, handles the fault.
- * @returns 0: do the access again; -EFAULT: SIGSEGV or SIGBUS; -ENOMEM
+ * A fault of user code: takes mmap_lock, checks the access, handles the fault, again where that had
+ * to wait.
+ * @returns 0: do the access again; -EFAULT: SIGSEGV or SIGBUS; -EHWPOISON: SIGBUS; -ENOMEM; -EINTR: a
+ *   signal is to be handled first
  */
-export function* userFault(k: Kernel, mm: MmStruct, hva: number, flags: number): Path<number> {
-  if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
-  const vma = findVma(mm, hva);
-  const allowed = vma !== null && accessAllowed(vma, flags);
-  const error = allowed ? yield* handleMmFault(k, mm, hva, flags) : -EFAULT;
-  mmapReadUnlock(mm);
-  return error;
+export function* userFault(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  accessFlags: number,
+): Path<number> {
+  let flags = accessFlags | FAULT_FLAG_DEFAULT;
+  for (;;) {
+    if (!mmapReadTrylock(mm) && (yield* mmapReadLockKillable(k, mm)) !== 0) return -EINTR;
+    const vma = findVma(mm, hva);
+    const allowed = vma !== null && accessAllowed(vma, flags);
+    const outcome = allowed ? yield* handleMmFault(k, mm, hva, flags) : -EFAULT;
+    if (outcome === VM_FAULT_COMPLETED) return 0;
+    if (outcome !== VM_FAULT_RETRY) {
+      mmapReadUnlock(mm);
+      return outcome;
+    }
+    if (faultSignalPending(k, flags)) return -EINTR;
+    flags |= FAULT_FLAG_TRIED;
+  }
 }

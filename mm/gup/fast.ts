@@ -55,10 +55,10 @@ import {
 } from './flags.ts';
 import { fillPages } from './follow.ts';
 import { gupArgs, gupFastRange } from './legality.ts';
-import { getUserPagesUnlocked } from './slow.ts';
 import { gupFastUnpinUserPages, sanityCheckPinnedPages } from './unpin.ts';
 import { gupMustUnshare } from './unshare.ts';
 import { checkGetUser, type GupUserId } from './users.ts';
+import { gupLongtermLocked } from './walk.ts';
 
 const WORDS_PER_PAGE = PAGE_SIZE / 4;
 /** Pages that one entry of a table of each level is for. */
@@ -184,44 +184,51 @@ function* gupFast(
   return n;
 }
 
-/** Fast, then slow for the rest. @param flags from gupArgs: an error is the result. @param api, user for provenance */
+/**
+ * Fast, then slow for the rest.
+ * @param flags from gupArgs: an error is the result
+ * @param user whose call it is, for the records
+ */
 function* gupFastFallback(
   k: Kernel,
+  api: string,
+  user: string,
   mm: MmStruct,
   hva: number,
   nrPages: number,
   flags: number,
   pages: Int32Array,
-  api: string,
-  user: string,
 ): Path<number> {
   if (flags < 0) return flags;
   const start = hva - (hva % PAGE_SIZE);
   const error = gupFastRange(k, flags, start, nrPages);
   if (error !== 0) return error;
-  if (nrPages === 0) return 0;
+  if (nrPages <= 0) return 0;
+  const pin = (flags & FOLL_PIN) !== 0;
   // Before the first pin: a fork that does not see the pin must see that there may be one.
-  const marks = (flags & FOLL_PIN) !== 0 && !mm.hasPinned;
+  const marks = pin && !mm.hasPinned;
   const { gupFastMarksLate } = k.sabotage;
   if (marks && !gupFastMarksLate) setField(mm, 'hasPinned', true);
 
-  const nrFast = yield* gupFast(k, mm, start, nrPages, flags, pages);
+  let n = yield* gupFast(k, mm, start, nrPages, flags, pages);
   if (marks && gupFastMarksLate) {
     if (k.watched) yield YP_GUP_FAST_DONE;
     setField(mm, 'hasPinned', true);
   }
-  if (nrFast === nrPages || (flags & FOLL_FAST_ONLY) !== 0)
-    return noteGrab(k, flags, api, user, mm, start, pages, nrFast);
-  const nrSlow = yield* getUserPagesUnlocked(
-    k,
-    mm,
-    start + nrFast * PAGE_SIZE,
-    nrPages - nrFast,
-    flags | FOLL_TOUCH | FOLL_UNLOCKABLE,
-    nrFast === 0 ? pages : pages.subarray(nrFast),
-  );
-  // With pages in hand an error is kept back: the caller has to be told about those.
-  const n = nrSlow < 0 && nrFast === 0 ? nrSlow : nrFast + Math.max(0, nrSlow);
+  if (n < nrPages && (flags & FOLL_FAST_ONLY) === 0) {
+    const nrSlow = yield* gupLongtermLocked(
+      k,
+      mm,
+      start + n * PAGE_SIZE,
+      nrPages - n,
+      flags | FOLL_TOUCH | FOLL_UNLOCKABLE,
+      n === 0 ? pages : pages.subarray(n),
+      { locked: 0 },
+    );
+    // With pages in hand an error is kept back: the caller has to be told about those.
+    if (nrSlow >= 0) n += nrSlow;
+    else if (n === 0) return nrSlow;
+  }
   return noteGrab(k, flags, api, user, mm, start, pages, n);
 }
 
@@ -230,7 +237,7 @@ function* gupFastFallback(
  * @param flags FOLL_WRITE, FOLL_LONGTERM, FOLL_NOFAULT, ... (flags.ts, FOLL_FAST_ALLOWED)
  * @param pages filled with page numbers, in order of address; released by unpinUserPages*()
  * @returns pages pinned, possibly fewer than asked for; or -errno when there is none:
- *   -EINVAL flags, -EFAULT no such memory, -ENOMEM, -EOVERFLOW
+ *   -EINVAL flags, -EOVERFLOW, -EFAULT no user space, or as gupLongtermLocked (walk.ts)
  */
 export const pinUserPagesFast = (
   k: Kernel,
@@ -242,7 +249,7 @@ export const pinUserPagesFast = (
 ): Path<number> => {
   const all = gupArgs(flags, FOLL_PIN, pages);
   const user = takeGupUser(k);
-  return gupFastFallback(k, mm, hva, nrPages, all, pages, 'pin_user_pages_fast', user);
+  return gupFastFallback(k, 'pin_user_pages_fast', user, mm, hva, nrPages, all, pages);
 };
 
 /**
@@ -261,10 +268,13 @@ export const getUserPagesFast = (
 ): Path<number> => {
   checkGetUser(k.policy, user);
   const all = gupArgs(flags, FOLL_GET, pages);
-  return gupFastFallback(k, mm, hva, nrPages, all, pages, 'get_user_pages_fast', user);
+  return gupFastFallback(k, 'get_user_pages_fast', user, mm, hva, nrPages, all, pages);
 };
 
-/** get_user_pages_fast_only(): the lockless part alone. @returns pages referenced; 0 is no error */
+/**
+ * get_user_pages_fast_only(): the lockless part alone. Without FOLL_WRITE the page may be one that a
+ * COW is just replacing. @returns pages referenced; 0 is no error
+ */
 export const getUserPagesFastOnly = (
   k: Kernel,
   user: GupUserId,
@@ -276,5 +286,5 @@ export const getUserPagesFastOnly = (
 ): Path<number> => {
   checkGetUser(k.policy, user);
   const all = gupArgs(flags, FOLL_GET | FOLL_FAST_ONLY, pages);
-  return gupFastFallback(k, mm, hva, nrPages, all, pages, 'get_user_pages_fast_only', user);
+  return gupFastFallback(k, 'get_user_pages_fast_only', user, mm, hva, nrPages, all, pages);
 };

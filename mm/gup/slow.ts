@@ -1,171 +1,64 @@
 /**
- * Slow GUP: get_user_pages() and pin_user_pages() under the mmap lock, faulting in what is missing.
- * Compare mm/gup.c, __get_user_pages() and follow_page_pte().
+ * get_user_pages() and pin_user_pages(), the functions that walk under mmap_lock. Compare mm/gup.c.
  *
- * Every entry point takes the mmap lock for reading by itself and keeps it: what Linux calls the
- * *_unlocked() variants.
+ *                                  counts   mmap_lock                        besides
+ *   getUserPages, pinUserPages     GET PIN  the caller's, never dropped      only GET marks as used
+ *   ...Remote                      GET PIN  the caller's; may be dropped     marks as used; of another
+ *                                           where `lock` is given            address space
+ *   ...Unlocked                    GET PIN  taken and dropped here           marks as used
+ *
+ * Flags that are not legal are -EINVAL for GET and, as in Linux, 0 for PIN: callers treat 0 as a
+ * failure. Whoever takes GET names his row of the users table (users.ts). A process pins its own
+ * memory and anybody may pin another's, so the address space is an argument of all of them.
  */
-import { PAGE_SIZE } from '#emu';
-import { readOnce, setField } from '#cells';
-import { EEXIST, EFAULT, EHWPOISON, EINVAL, EMLINK } from '../errno.ts';
-import {
-  FAULT_FLAG_REMOTE,
-  FAULT_FLAG_UNSHARE,
-  FAULT_FLAG_WRITE,
-  handleMmFault,
-} from '../fault/fault.ts';
-import { type Path, YP_GUP_LOOKED_UP } from '../path.ts';
-import { pteNone, ptePresent } from '../pgtable/pte.ts';
-import { walkPte } from '../pgtable/walk.ts';
+import { EINVAL } from '../errno.ts';
+import type { Path } from '../path.ts';
 import { noteGrab, takeGupUser } from '../provenance/provenance.ts';
-import type { Kernel, MmStruct, Vma } from '../types.ts';
-import {
-  isCowMapping,
-  VM_IO,
-  VM_MAYREAD,
-  VM_PFNMAP,
-  VM_READ,
-  VM_WRITE,
-  vmaIsAnonymous,
-} from '../vma/flags.ts';
-import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
-import { findVma } from '../vma/vma.ts';
-import {
-  FOLL_ANON,
-  FOLL_FORCE,
-  FOLL_GET,
-  FOLL_HWPOISON,
-  FOLL_NOFAULT,
-  FOLL_NOWAIT,
-  FOLL_PIN,
-  FOLL_REMOTE,
-  FOLL_TOUCH,
-  FOLL_UNLOCKABLE,
-  FOLL_WRITE,
-} from './flags.ts';
-import { followPageMask } from './follow.ts';
-import { gupArgs } from './legality.ts';
+import type { Kernel, MmStruct } from '../types.ts';
+import { FOLL_GET, FOLL_PIN, FOLL_REMOTE, FOLL_TOUCH, FOLL_UNLOCKABLE } from './flags.ts';
+import { gupArgs, type GupLocked } from './legality.ts';
 import { checkGetUser, type GupUserId } from './users.ts';
+import { getUserPagesLocked, gupLongtermLocked } from './walk.ts';
 
-/** Does the VMA allow this access at all? @returns 0 or -EFAULT. Compare check_vma_flags(). */
-const checkVmaFlags = (vma: Vma, flags: number): number => {
-  if ((vma.flags & (VM_IO | VM_PFNMAP)) !== 0) return -EFAULT;
-  if ((flags & FOLL_ANON) !== 0 && !vmaIsAnonymous(vma)) return -EFAULT;
-  const force = (flags & FOLL_FORCE) !== 0;
-  if ((flags & FOLL_WRITE) !== 0) {
-    if ((vma.flags & VM_WRITE) === 0 && !(force && isCowMapping(vma.flags))) return -EFAULT;
-  } else if ((vma.flags & VM_READ) === 0) {
-    if (!(force && (vma.flags & VM_MAYREAD) !== 0)) return -EFAULT;
-  }
-  return 0;
-};
-
-/** True where a fault at `hva` would have to wait for somebody: a migration is under way. */
-const faultWouldWait = (k: Kernel, mm: MmStruct, hva: number): boolean => {
-  const word = walkPte(k, mm, hva, false);
-  if (word <= 0) return false;
-  const pte = readOnce(k.memory.i32, word);
-  return !pteNone(pte) && !ptePresent(pte);
-};
-
-const faultFlags = (flags: number, unshare: boolean): number => {
-  let fault = (flags & FOLL_REMOTE) !== 0 ? FAULT_FLAG_REMOTE : 0;
-  if (unshare) fault |= FAULT_FLAG_UNSHARE;
-  else if ((flags & FOLL_WRITE) !== 0) fault |= FAULT_FLAG_WRITE;
-  return fault;
-};
-
-/**
- * The walk itself, with the mmap lock held for reading and kept.
- * @param flags from gupArgs; with neither FOLL_GET nor FOLL_PIN the pages are only looked up
- * @returns pages taken, fewer than asked where an error came later; or -errno when there is none
- */
-export function* getUserPagesLocked(
+/** References for whoever has checked the arguments, written down. @param all from gupArgs */
+function* takeGets(
   k: Kernel,
+  api: string,
+  user: GupUserId,
   mm: MmStruct,
   hva: number,
   nrPages: number,
-  flags: number,
+  all: number,
   pages: Int32Array | null,
+  lock: GupLocked,
 ): Path<number> {
-  let at = hva - (hva % PAGE_SIZE);
-  let n = 0;
-  let vma: Vma | null = null;
-  while (n < nrPages) {
-    if (vma === null || at >= vma.end) {
-      vma = findVma(mm, at);
-      const refused = vma === null ? -EFAULT : checkVmaFlags(vma, flags);
-      if (refused !== 0 || vma === null) return n > 0 ? n : refused;
-    }
-    const found = followPageMask(k, vma, at, nrPages - n, flags, pages, n);
-    if (found > 0) {
-      n += found;
-      at += found * PAGE_SIZE;
-      if (k.watched) yield YP_GUP_LOOKED_UP;
-      continue;
-    }
-    if (found === -EEXIST && pages === null) {
-      // Nobody wants the page: that there is an entry is enough.
-      n++;
-      at += PAGE_SIZE;
-      continue;
-    }
-    if (found !== 0 && found !== -EMLINK) return n > 0 ? n : found;
-    if ((flags & FOLL_NOFAULT) !== 0) return n > 0 ? n : -EFAULT;
-    if ((flags & FOLL_NOWAIT) !== 0 && faultWouldWait(k, mm, at)) return n;
-    const error = yield* handleMmFault(k, mm, at, faultFlags(flags, found === -EMLINK));
-    if (error < 0) {
-      if (n > 0) return n;
-      return error === -EHWPOISON && (flags & FOLL_HWPOISON) === 0 ? -EFAULT : error;
-    }
-  }
-  return n;
+  // Traditionally `pages` alone says that references are wanted.
+  const flags = pages === null ? all : all | FOLL_GET;
+  const n = yield* getUserPagesLocked(k, mm, hva, nrPages, flags, pages, lock);
+  return noteGrab(k, flags, api, user, mm, hva, pages, n);
 }
 
-/** The same, taking the mmap lock and letting go of it. */
-export function* getUserPagesUnlocked(
+/** The same for pins. */
+function* takePins(
   k: Kernel,
+  api: string,
   mm: MmStruct,
   hva: number,
   nrPages: number,
-  flags: number,
-  pages: Int32Array | null,
-): Path<number> {
-  if (nrPages === 0) return 0;
-  // Before the first pin, so that a fork that follows looks at the pins.
-  if ((flags & FOLL_PIN) !== 0 && !mm.hasPinned) setField(mm, 'hasPinned', true);
-  if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
-  const n = yield* getUserPagesLocked(k, mm, hva, nrPages, flags, pages);
-  mmapReadUnlock(mm);
-  return n;
-}
-
-/**
- * pin_user_pages(), as pin_user_pages_unlocked() takes the lock: pins the pages of
- * [hva, hva + nrPages * 4096).
- * @param pages filled with page numbers, in order of address; released by unpinUserPages*()
- * @returns pages pinned, possibly fewer than asked for; -errno when there is none: -EFAULT, -ENOMEM,
- *   -EHWPOISON. As in Linux 0, not -EINVAL, for flags that are not legal.
- */
-export function* pinUserPages(
-  k: Kernel,
-  mm: MmStruct,
-  hva: number,
-  nrPages: number,
-  flags: number,
+  all: number,
   pages: Int32Array,
+  lock: GupLocked,
 ): Path<number> {
-  const all = gupArgs(flags, FOLL_PIN | FOLL_UNLOCKABLE, pages);
-  if (all < 0) return 0;
   const user = takeGupUser(k);
-  const n = yield* getUserPagesUnlocked(k, mm, hva, nrPages, all, pages);
-  return noteGrab(k, all, 'pin_user_pages_unlocked', user, mm, hva, pages, n);
+  const n = yield* gupLongtermLocked(k, mm, hva, nrPages, all, pages, lock);
+  return noteGrab(k, all, api, user, mm, hva, pages, n);
 }
 
 /**
- * get_user_pages_unlocked(): plain references, released by folioPut.
- * @param user row of the users table (users.ts)
- * @returns as pinUserPages, and -EINVAL for flags that are not legal
+ * get_user_pages(): plain references, released by folioPut. The caller holds mmap_lock.
+ * @param user row of the users table
+ * @param pages filled with page numbers, in order of address; null: only faulted in
+ * @returns pages taken, or -errno as getUserPagesLocked (walk.ts); -EINVAL for flags that are not legal
  * @throws Error when the policy does not give that user FOLL_GET
  */
 export function* getUserPages(
@@ -175,11 +68,102 @@ export function* getUserPages(
   hva: number,
   nrPages: number,
   flags: number,
-  pages: Int32Array,
+  pages: Int32Array | null,
 ): Path<number> {
   checkGetUser(k.policy, user);
-  const all = gupArgs(flags, FOLL_GET | FOLL_TOUCH | FOLL_UNLOCKABLE, pages);
+  const all = gupArgs(flags, FOLL_TOUCH, pages);
   if (all < 0) return -EINVAL;
-  const n = yield* getUserPagesUnlocked(k, mm, hva, nrPages, all, pages);
-  return noteGrab(k, all, 'get_user_pages_unlocked', user, mm, hva, pages, n);
+  const lock = { locked: 1 };
+  return yield* takeGets(k, 'get_user_pages', user, mm, hva, nrPages, all, pages, lock);
+}
+
+/**
+ * get_user_pages_remote(): the same of another process's memory, whose mmap_lock the caller holds.
+ * @param lock where it may be dropped: 1, and 0 afterwards if it was
+ */
+export function* getUserPagesRemote(
+  k: Kernel,
+  user: GupUserId,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array | null,
+  lock: GupLocked | null,
+): Path<number> {
+  checkGetUser(k.policy, user);
+  const all = gupArgs(flags, FOLL_TOUCH | FOLL_REMOTE, pages, lock);
+  if (all < 0) return -EINVAL;
+  const held = lock ?? { locked: 1 };
+  return yield* takeGets(k, 'get_user_pages_remote', user, mm, hva, nrPages, all, pages, held);
+}
+
+/** get_user_pages_unlocked(): the same, taking mmap_lock by itself. */
+export function* getUserPagesUnlocked(
+  k: Kernel,
+  user: GupUserId,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array | null,
+): Path<number> {
+  checkGetUser(k.policy, user);
+  const all = gupArgs(flags, FOLL_TOUCH | FOLL_UNLOCKABLE, pages);
+  if (all < 0) return -EINVAL;
+  const lock = { locked: 0 };
+  return yield* takeGets(k, 'get_user_pages_unlocked', user, mm, hva, nrPages, all, pages, lock);
+}
+
+/**
+ * pin_user_pages(): pins the pages of [hva, hva + nrPages * 4096). The caller holds mmap_lock.
+ * @param pages filled with page numbers, in order of address; released by unpinUserPages*()
+ * @returns pages pinned, or -errno as gupLongtermLocked (walk.ts); 0 for flags that are not legal
+ */
+export function* pinUserPages(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+): Path<number> {
+  const all = gupArgs(flags, FOLL_PIN, pages);
+  if (all < 0) return 0;
+  const lock = { locked: 1 };
+  return yield* takePins(k, 'pin_user_pages', mm, hva, nrPages, all, pages, lock);
+}
+
+/**
+ * pin_user_pages_remote(): the same of another process's memory, whose mmap_lock the caller holds.
+ * @param lock where it may be dropped: 1, and 0 afterwards if it was
+ */
+export function* pinUserPagesRemote(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+  lock: GupLocked | null,
+): Path<number> {
+  const all = gupArgs(flags, FOLL_PIN | FOLL_TOUCH | FOLL_REMOTE, pages, lock);
+  if (all < 0) return 0;
+  const held = lock ?? { locked: 1 };
+  return yield* takePins(k, 'pin_user_pages_remote', mm, hva, nrPages, all, pages, held);
+}
+
+/** pin_user_pages_unlocked(): the same, taking mmap_lock by itself. */
+export function* pinUserPagesUnlocked(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+): Path<number> {
+  const all = gupArgs(flags, FOLL_PIN | FOLL_TOUCH | FOLL_UNLOCKABLE, pages);
+  if (all < 0) return 0;
+  const lock = { locked: 0 };
+  return yield* takePins(k, 'pin_user_pages_unlocked', mm, hva, nrPages, all, pages, lock);
 }

@@ -37,6 +37,14 @@ export const mmapReadUnlock = (mm: MmStruct): void => {
   setField(lock, 'readers', lock.readers - 1);
 };
 
+/** Runs a path with mmap_lock held for reading; it must not drop it. */
+export function* mmapRead<T>(mm: MmStruct, path: Path<T>): Path<T> {
+  if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
+  const value = yield* path;
+  mmapReadUnlock(mm);
+  return value;
+}
+
 export const mmapWriteTrylock = (mm: MmStruct): boolean => {
   const lock = mm.mmapLock;
   if (lock.writer || lock.readers > 0) return false;

@@ -14,7 +14,7 @@ import {
   FOLL_UNLOCKABLE,
   FOLL_WRITE,
 } from '../gup/flags.ts';
-import { getUserPagesLocked } from '../gup/slow.ts';
+import { getUserPagesLocked } from '../gup/walk.ts';
 import type { Path } from '../path.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { VM_ACCESS_FLAGS, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE } from './flags.ts';
@@ -46,16 +46,16 @@ export function* madvisePopulate(
 ): Path<number> {
   const flags =
     FOLL_TOUCH | FOLL_HWPOISON | FOLL_UNLOCKABLE | FOLL_MADV_POPULATE | (write ? FOLL_WRITE : 0);
-  const pages = new Int32Array(BATCH_PAGES);
   for (let at = start; at < end; ) {
     if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
+    const lock = { locked: 1 };
     const vma = findVma(mm, at);
     let done = checkPopulate(vma, write);
     if (done === 0 && vma !== null) {
       const n = Math.min(BATCH_PAGES, (Math.min(end, vma.end) - at) / PAGE_SIZE);
-      done = yield* getUserPagesLocked(k, mm, at, n, flags, pages);
+      done = yield* getUserPagesLocked(k, mm, at, n, flags, null, lock);
     }
-    mmapReadUnlock(mm);
+    if (lock.locked === 1) mmapReadUnlock(mm);
     if (done < 0)
       return done === -EFAULT || done === -EHWPOISON || done === -EINVAL ? done : -ENOMEM;
     at += done * PAGE_SIZE;
@@ -85,9 +85,9 @@ export function* mmPopulate(
   end: number,
   ignoreErrors: boolean,
 ): Path<number> {
-  const pages = new Int32Array(BATCH_PAGES);
   for (let at = start; at < end; ) {
     if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
+    const lock = { locked: 1 };
     const vma = mm.vmas[vmaIndexAbove(mm, at)];
     if (vma === undefined || vma.start >= end) {
       mmapReadUnlock(mm);
@@ -98,9 +98,9 @@ export function* mmPopulate(
     let done = (stop - at) / PAGE_SIZE;
     if ((vma.flags & (VM_IO | VM_PFNMAP)) === 0) {
       const n = Math.min(BATCH_PAGES, done);
-      done = yield* getUserPagesLocked(k, mm, at, n, populateFlags(vma), pages);
+      done = yield* getUserPagesLocked(k, mm, at, n, populateFlags(vma), null, lock);
     }
-    mmapReadUnlock(mm);
+    if (lock.locked === 1) mmapReadUnlock(mm);
     if (done >= 0) at += done * PAGE_SIZE;
     else if (ignoreErrors) at = stop;
     else return done;

@@ -20,7 +20,7 @@ import {
   pteWrite,
   shmemCreate,
 } from '#mm';
-import { pinUserPages, unpinUserPages, FOLL_WRITE } from '#mm/driver-api';
+import { pinUserPagesUnlocked as pinUserPages, unpinUserPages, FOLL_WRITE } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
 import { folioGet, folioPut } from '../../mm/folio/folio.ts';
 import {

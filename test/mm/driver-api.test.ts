@@ -43,7 +43,7 @@ describe('mm/driver-api', () => {
     const page = pageAt(k, mm, hva);
     const bytes = new Uint8Array(8);
     expect(() => door.readPinnedPage(k, page, 0, bytes, 0, 8)).toThrow(/not pinned/);
-    door.drive(door.pinUserPages(k, mm, hva, 1, door.FOLL_WRITE, pages));
+    door.drive(door.pinUserPagesUnlocked(k, mm, hva, 1, door.FOLL_WRITE, pages));
     expect(() => door.writePinnedPage(k, page, 4090, bytes, 0, 8)).toThrow(/leaves the page/);
     door.unpinUserPage(k, page);
   });

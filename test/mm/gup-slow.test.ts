@@ -16,7 +16,7 @@ import {
   FOLL_WRITE,
 } from '../../mm/gup/flags.ts';
 import { accessRemoteVm } from '../../mm/gup/remote.ts';
-import { getUserPages, pinUserPages } from '../../mm/gup/slow.ts';
+import { getUserPagesUnlocked, pinUserPages, pinUserPagesUnlocked } from '../../mm/gup/slow.ts';
 import { unpinUserPage, unpinUserPages, unpinUserPagesDirtyLock } from '../../mm/gup/unpin.ts';
 import { drive, type Path, YP_WAIT } from '../../mm/path.ts';
 import { pteWrite } from '../../mm/pgtable/pte.ts';
@@ -24,6 +24,7 @@ import type { Kernel, MmStruct } from '../../mm/types.ts';
 import { fork } from '../../mm/vma/fork.ts';
 import { MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE } from '../../mm/vma/flags.ts';
 import { madviseDontneed } from '../../mm/vma/madvise.ts';
+import { mmapRead } from '../../mm/vma/lock.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { munmap } from '../../mm/vma/mmap.ts';
 import {
@@ -50,9 +51,9 @@ const forkOf = (parent: MmStruct): MmStruct => {
   return child;
 };
 const pin = (hva: number, n: number, flags: number, of = mm): number =>
-  drive(pinUserPages(k, of, hva, n, flags, pages));
+  drive(pinUserPagesUnlocked(k, of, hva, n, flags, pages));
 const get = (hva: number, n: number, flags: number, of = mm): number =>
-  drive(getUserPages(k, 'access-remote-vm', of, hva, n, flags, pages));
+  drive(getUserPagesUnlocked(k, 'access-remote-vm', of, hva, n, flags, pages));
 const exclusive = (page: number): boolean =>
   (k.state.frames.flags[page]! & PG_ANON_EXCLUSIVE) !== 0;
 const dirty = (page: number): boolean => (k.state.frames.flags[page]! & PG_DIRTY) !== 0;
@@ -133,7 +134,8 @@ describe('the walk of slow GUP — 1.2', () => {
     const hva = mapFile(k, mm, shmemCreate(k, 2));
     load(k, mm, hva);
     load(k, mm, hva + PAGE_SIZE);
-    expect(pin(hva, 1, FOLL_WRITE)).toBe(1);
+    const plain = mmapRead(mm, pinUserPages(k, mm, hva, 1, FOLL_WRITE, pages));
+    expect(drive(plain)).toBe(1);
     expect(dirty(pages[0]!)).toBe(false);
     expect(get(hva + PAGE_SIZE, 1, 0)).toBe(1);
     expect(dirty(pages[0]!)).toBe(false);
@@ -152,7 +154,7 @@ describe('the walk of slow GUP — 1.2', () => {
   it('out of memory is -ENOMEM, or the count so far', () => {
     const hva = mapAnon(k, mm, 4096);
     const many = new Int32Array(4096);
-    const n = drive(pinUserPages(k, mm, hva, 4096, FOLL_WRITE, many));
+    const n = drive(pinUserPagesUnlocked(k, mm, hva, 4096, FOLL_WRITE, many));
     expect(n).toBeGreaterThan(1000);
     expect(n).toBeLessThan(2048);
     expect(pin(hva + n * PAGE_SIZE, 1, FOLL_WRITE)).toBe(-ENOMEM);
@@ -167,7 +169,7 @@ describe('the walk of slow GUP — 1.2', () => {
 
   it('across two VMAs and two page tables', () => {
     const file = mapFile(k, mm, shmemCreate(k, 600));
-    expect(drive(pinUserPages(k, mm, file, 600, FOLL_WRITE, new Int32Array(600)))).toBe(600);
+    expect(drive(pinUserPagesUnlocked(k, mm, file, 600, FOLL_WRITE, new Int32Array(600)))).toBe(600);
     expect(pinsLive(k)).toBe(600);
   });
 });

@@ -17,7 +17,7 @@ import { shmemCreate } from '../../mm/fs/shmem.ts';
 import { getUserPagesFast, pinUserPagesFast } from '../../mm/gup/fast.ts';
 import { FOLL_LONGTERM, FOLL_WRITE } from '../../mm/gup/flags.ts';
 import { accessRemoteVm } from '../../mm/gup/remote.ts';
-import { getUserPages, pinUserPages } from '../../mm/gup/slow.ts';
+import { getUserPagesUnlocked, pinUserPagesUnlocked } from '../../mm/gup/slow.ts';
 import { unpinUserPagesDirtyLock } from '../../mm/gup/unpin.ts';
 import { type Path, YP_WAIT } from '../../mm/path.ts';
 import type { AddressSpace, Kernel, MmStruct } from '../../mm/types.ts';
@@ -381,9 +381,9 @@ export class RandomDriver {
     const fast = random.chance(0.5);
     let path: Path<number>;
     if (kind !== 'get')
-      path = (fast ? pinUserPagesFast : pinUserPages)(k, mm, hva, asked, flags, pages);
+      path = (fast ? pinUserPagesFast : pinUserPagesUnlocked)(k, mm, hva, asked, flags, pages);
     else
-      path = (fast ? getUserPagesFast : getUserPages)(
+      path = (fast ? getUserPagesFast : getUserPagesUnlocked)(
         k,
         'access-remote-vm',
         mm,

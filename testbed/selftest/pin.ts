@@ -4,8 +4,8 @@ import {
   drive,
   FOLL_LONGTERM,
   type Kernel,
-  pinUserPages,
   pinUserPagesFast,
+  pinUserPagesUnlocked,
   readPinnedPage,
   unpinUserPages,
 } from '#mm/driver-api';
@@ -30,7 +30,7 @@ export class LongtermPin {
     this.pages = new Int32Array(nrPages);
     this.nrPinned = 0;
     trial.defer(() => this.release());
-    const pin = fast ? pinUserPagesFast : pinUserPages;
+    const pin = fast ? pinUserPagesFast : pinUserPagesUnlocked;
     while (this.nrPinned < nrPages) {
       const at = hva + this.nrPinned * PAGE_SIZE;
       const rest = this.pages.subarray(this.nrPinned);

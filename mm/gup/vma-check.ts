@@ -1,0 +1,72 @@
+/**
+ * Does a VMA allow what GUP is to do with it? Compare mm/gup.c, check_vma_flags().
+ *
+ * The first rule that refuses gives the error. Protection keys and other rights of the architecture
+ * are not modelled; a shadow stack does not exist on riscv as we have it.
+ */
+import { EFAULT, EOPNOTSUPP } from '../errno.ts';
+import type { Vma } from '../types.ts';
+import {
+  isCowMapping,
+  VM_HUGETLB,
+  VM_IO,
+  VM_MAYREAD,
+  VM_PFNMAP,
+  VM_READ,
+  VM_WRITE,
+  vmaIsAnonymous,
+} from '../vma/flags.ts';
+import {
+  FOLL_ANON,
+  FOLL_FORCE,
+  FOLL_LONGTERM,
+  FOLL_PIN,
+  FOLL_SPLIT_PMD,
+  FOLL_WRITE,
+} from './flags.ts';
+
+/** Memory that has page structs to count. Compare vma_can_gup(). */
+export const vmaCanGup = (vma: Vma): boolean => (vma.flags & (VM_IO | VM_PFNMAP)) === 0;
+
+const vmaIsSecretmem = (vma: Vma): boolean => vma.mapping?.kind === 'secretmem';
+
+/**
+ * Files whose pages are blocks of persistent memory, which a pin without time limit would keep from
+ * being truncated. There is no such file system yet.
+ */
+const vmaIsFsdax = (_vma: Vma): boolean => false;
+
+/**
+ * Shared writable mappings of files that are written back: the file system wants to know of the
+ * first write to each page. shmem, hugetlbfs and secretmem are not. Compare
+ * vma_needs_dirty_tracking().
+ */
+const vmaNeedsDirtyTracking = (_vma: Vma): boolean => false;
+
+/** A write through a pin without time limit would come long after writeback. */
+const writableFileMappingAllowed = (vma: Vma, flags: number): boolean => {
+  const longterm = FOLL_PIN | FOLL_LONGTERM;
+  return (flags & longterm) !== longterm || !vmaNeedsDirtyTracking(vma);
+};
+
+/** Reading without VM_READ, writing without VM_WRITE: what FOLL_FORCE overrides. @returns 0 or -EFAULT */
+const checkAccess = (vma: Vma, flags: number): number => {
+  const force = (flags & FOLL_FORCE) !== 0;
+  if ((flags & FOLL_WRITE) !== 0) {
+    if (!vmaIsAnonymous(vma) && !writableFileMappingAllowed(vma, flags)) return -EFAULT;
+    if ((vma.flags & VM_WRITE) !== 0) return 0;
+    return force && isCowMapping(vma.flags) ? 0 : -EFAULT;
+  }
+  if ((vma.flags & VM_READ) !== 0) return 0;
+  return force && (vma.flags & VM_MAYREAD) !== 0 ? 0 : -EFAULT;
+};
+
+/** @returns 0, -EFAULT or -EOPNOTSUPP */
+export const checkVmaFlags = (vma: Vma, flags: number): number => {
+  if (!vmaCanGup(vma)) return -EFAULT;
+  if ((flags & FOLL_ANON) !== 0 && !vmaIsAnonymous(vma)) return -EFAULT;
+  if ((flags & FOLL_LONGTERM) !== 0 && vmaIsFsdax(vma)) return -EOPNOTSUPP;
+  if ((flags & FOLL_SPLIT_PMD) !== 0 && (vma.flags & VM_HUGETLB) !== 0) return -EOPNOTSUPP;
+  if (vmaIsSecretmem(vma)) return -EFAULT;
+  return checkAccess(vma, flags);
+};
