@@ -67,9 +67,12 @@ export function* folioWriteProtect(k: Kernel, folio: number): Path<number> {
   if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
   let changed = 0;
   let wasDirty = false;
-  for (const place of rmapPlaces(k, folio)) {
+  const seen: RmapPlace[] = [];
+  // Listed anew each time: mremap() may move an entry to a VMA behind those that were there.
+  for (let place = nextPlace(k, folio, seen); place !== null; place = nextPlace(k, folio, seen)) {
+    seen.push(place);
     const { vma, hva, nr } = place;
-    if ((vma.flags & VM_SHARED) === 0 || !rmapStillLinked(k, folio, place)) continue;
+    if ((vma.flags & VM_SHARED) === 0) continue;
     if (folioMapcount(k, folio) === 0) break;
     const range = mmHasNotifiers(vma.mm)
       ? notifierRange(vma.mm, hva, hva + nr * PAGE_SIZE, MMU_NOTIFY_PROTECTION_PAGE)
@@ -94,6 +97,12 @@ export function* folioWriteProtect(k: Kernel, folio: number): Path<number> {
   folioPut(k, folio);
   return changed;
 }
+
+/** The first place that the walk has not been to; null at the end. */
+const nextPlace = (k: Kernel, folio: number, seen: readonly RmapPlace[]): RmapPlace | null =>
+  rmapPlaces(k, folio).find(
+    ({ vma, hva }) => !seen.some((place) => place.vma === vma && place.hva === hva),
+  ) ?? null;
 
 /** Every entry of one VMA, a huge one or those of single pages. @returns what those were that changed */
 const mkcleanPlace = (k: Kernel, folio: number, { vma, page, nr, hva }: RmapPlace): number[] => {
