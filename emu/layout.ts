@@ -8,6 +8,7 @@
  *   0x0010_0000  TLB arrays and walk caches          MAX_HARTS x 256 KiB
  *   0x0040_0000  decoded instructions, by slot       DECODE_SLOTS x (16 KiB + 64 B)
  *   0x0180_0000  code flags, one byte per frame      1 MiB
+ *   0x0190_0000  written flags, one byte per frame   1 MiB
  *   0x0200_0000  RAM (physical 0x8000_0000 onwards)  up to 3.5 GiB
  *
  * Offsets do not depend on the machine's configuration, so the compiler sees constants; pages that
@@ -52,6 +53,8 @@ export const DECODE_SLOTS = 1024;
 
 /** One byte per frame of RAM: not zero where instructions of that frame are decoded. */
 export const CODE_FLAGS = 0x0180_0000;
+/** One byte per frame of RAM: zero where nobody can have written since the machine was made, so that all of it is zero. */
+export const WRITTEN_FLAGS = 0x0190_0000;
 
 /* ---- inside a hart block ---- */
 /** x0..x31, 8 bytes each, low word first; register number 32 takes what is written to x0. */

@@ -15,6 +15,7 @@ import {
   RAM_BASE,
   RAM_MAX_BYTES,
   RAM_OFFSET,
+  WRITTEN_FLAGS,
   wasmPagesFor,
 } from './layout.ts';
 
@@ -117,8 +118,20 @@ export class PhysMemory {
   wrote(offset: number, lenBytes: number): void {
     const first = (offset - RAM_OFFSET) >>> PAGE_SHIFT;
     const last = (offset + lenBytes - 1 - RAM_OFFSET) >>> PAGE_SHIFT;
-    for (let page = first; page <= last; page++)
+    for (let page = first; page <= last; page++) {
+      this.u8[WRITTEN_FLAGS + page] = 1;
       if (this.u8[CODE_FLAGS + page] !== 0) this.wroteCodeSlow(page, offset, lenBytes);
+    }
+  }
+
+  /** Frames that are about to be handed to somebody who writes without a word. */
+  mayBeWritten(page: number, nrPages: number): void {
+    this.u8.fill(1, WRITTEN_FLAGS + page, WRITTEN_FLAGS + page + nrPages);
+  }
+
+  /** True where nothing was ever written to a frame: it is all zeroes, and reading it would only cost memory. */
+  isUntouched(page: number): boolean {
+    return this.u8[WRITTEN_FLAGS + page] === 0;
   }
 
   private wroteCodeSlow(page: number, offset: number, lenBytes: number): void {

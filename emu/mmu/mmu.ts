@@ -16,6 +16,7 @@ import {
   PAGE_SIZE,
   RAM_BASE,
   RAM_OFFSET,
+  WRITTEN_FLAGS,
 } from '../layout.ts';
 import type { PhysMemory } from '../memory.ts';
 import { PTE_R, PTE_W, PTE_X } from '../pte.ts';
@@ -209,8 +210,9 @@ export class Mmu {
     if (page < 0) return this.noRam(page, c, vaLo, vaHi, ACCESS_WRITE);
     // Whatever may be written may be read: W without R is reserved, in both stages.
     this.tlb.fill(this.tlb.readBase, c, vaLo, vaHi, page);
-    if (this.u8[CODE_FLAGS + ((page - RAM_OFFSET) >>> PAGE_SHIFT)] === 0)
-      this.tlb.fill(this.tlb.writeBase, c, vaLo, vaHi, page);
+    const frame = (page - RAM_OFFSET) >>> PAGE_SHIFT;
+    this.u8[WRITTEN_FLAGS + frame] = 1;
+    if (this.u8[CODE_FLAGS + frame] === 0) this.tlb.fill(this.tlb.writeBase, c, vaLo, vaHi, page);
     if (this.walker.level > 0) c.superpages.add(this.walker.level, vaLo, vaHi);
     return this.found(page + (vaLo & PAGE_MASK));
   }
@@ -234,6 +236,7 @@ export class Mmu {
     // HLVX is a load in all but the permission that it needs (Priv 15.3.1).
     const reported = access === ACCESS_EXEC ? ACCESS_READ : access;
     if (page < 0) return this.noRam(page, c, vaLo, vaHi, reported);
+    if (access === ACCESS_WRITE) this.u8[WRITTEN_FLAGS + ((page - RAM_OFFSET) >>> PAGE_SHIFT)] = 1;
     return this.found(page + (vaLo & PAGE_MASK));
   }
 

@@ -90,6 +90,7 @@ export const allocPages = (k: Kernel, order: number, gfp: number): number => {
     // So that the sanitizer knows how far the block reaches.
     writeOnce(frames.private, page, order);
     countStat(k, 'pgalloc', 1 << order);
+    k.memory.mayBeWritten(page, 1 << order);
     if ((gfp & GFP_ZERO) !== 0) for (let i = 0; i < 1 << order; i++) k.memory.zeroPage(page + i);
     return page;
   }

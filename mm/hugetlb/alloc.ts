@@ -1,5 +1,4 @@
 /** Taking a huge page for a mapping, by promise or without, and its bytes. Compare mm/hugetlb.c:alloc_hugetlb_folio(). */
-import { PAGE_SIZE } from '#emu';
 import { setField } from '#cells';
 import { ENOSPC } from '../errno.ts';
 import { folioNrPages, folioSetFlags } from '../folio/folio.ts';
@@ -33,28 +32,20 @@ export const allocHugetlbFolio = (
   return folio;
 };
 
-/** Words of a page; a gigantic page is looked at before it is written, so that what nobody has touched costs nothing. */
-const PAGE_WORDS = PAGE_SIZE / 4;
-const GIGANTIC_NR = 1 << 11;
-
-const pageIsZero = (k: Kernel, page: number): boolean => {
-  const { i32 } = k.memory;
-  const first = k.memory.pageOffset(page) / 4;
-  for (let word = first; word < first + PAGE_WORDS; word++) if (i32[word] !== 0) return false;
-  return true;
-};
-
-/** Makes every byte of a huge page zero. */
+/** Makes every byte of a huge page zero. What nobody has ever written to is left alone: it costs nothing yet. */
 export const zeroHugeFolio = (k: Kernel, folio: number): void => {
+  const { memory } = k;
   const nr = folioNrPages(k, folio);
   for (let page = folio; page < folio + nr; page++)
-    if (nr < GIGANTIC_NR || !pageIsZero(k, page)) k.memory.zeroPage(page);
+    if (!memory.isUntouched(page)) memory.zeroPage(page);
 };
 
 /** Copies a huge page to another of its size. */
 export const copyHugeFolio = (k: Kernel, to: number, from: number): void => {
+  const { memory } = k;
   const nr = folioNrPages(k, from);
-  for (let i = 0; i < nr; i++)
-    if (nr < GIGANTIC_NR || !pageIsZero(k, from + i) || !pageIsZero(k, to + i))
-      k.memory.copyPage(to + i, from + i);
+  for (let i = 0; i < nr; i++) {
+    if (!memory.isUntouched(from + i)) memory.copyPage(to + i, from + i);
+    else if (!memory.isUntouched(to + i)) memory.zeroPage(to + i);
+  }
 };

@@ -23,8 +23,10 @@ import { createResvMap } from './state.ts';
 
 /**
  * A file of huge pages, all holes and nothing promised yet; the caller is its first user.
+ * Compare hugetlb_file_setup().
+ * @param order HUGETLB_ORDER_*
  * @param nrPages its size, rounded up to whole huge pages
- * @returns -EINVAL for a size of page that does not exist. Compare hugetlb_file_setup()
+ * @returns the file, or -EINVAL for a size of page that does not exist
  */
 export const hugetlbFileSetup = (
   k: Kernel,

@@ -32,12 +32,12 @@ describe('the image of a memory', () => {
 
   it('leaves out pages of zeros, also those that were written', () => {
     const memory = new PhysMemory(RAM_BYTES);
-    const before = saveMemory(memory);
+    const ofRam = (page: number): boolean => page >= RAM_OFFSET / PAGE_SIZE;
     memory.writeBytes(RAM_BASE + 3 * PAGE_SIZE, new Uint8Array(PAGE_SIZE));
-    expect(saveMemory(memory)).toEqual(before);
+    expect(saveMemory(memory).pages.filter(ofRam)).toHaveLength(0);
     memory.u8[RAM_OFFSET + 3 * PAGE_SIZE + PAGE_SIZE - 1] = 1;
     const image = saveMemory(memory);
-    expect([...image.pages]).toEqual([...before.pages, RAM_OFFSET / PAGE_SIZE + 3]);
+    expect([...image.pages.filter(ofRam)]).toEqual([RAM_OFFSET / PAGE_SIZE + 3]);
     expect(image.bytes).toHaveLength(image.pages.length * PAGE_SIZE);
   });
 });
