@@ -49,7 +49,7 @@ const toy = (
   bound: 2,
   variants: [RIGHT],
   build: (): Stage => ({
-    roots: more.roots ?? words,
+    roots: () => more.roots ?? words,
     memory: null,
     watched: [{ name: 'x', words, index: 0, show: String }],
     start: () => ({

@@ -36,8 +36,8 @@ export interface WatchedWord {
 
 /** The state in which every run begins. */
 export interface Stage {
-  /** Everything that runs change, but RAM: looked at to see that it was all taken back. */
-  roots: unknown;
+  /** Everything that runs change, but RAM, as plain data: looked at to see that it was all taken back. */
+  roots: () => unknown;
   memory: PhysMemory | null;
   watched: readonly WatchedWord[];
   /** Actors and judges of one run. Changes nothing by itself. */

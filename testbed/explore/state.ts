@@ -7,15 +7,15 @@
 import { RAM_OFFSET, type PhysMemory } from '#emu';
 
 export class StateGuard {
-  private readonly roots: unknown;
+  private readonly roots: () => unknown;
   private readonly rootsCopy: unknown;
   private readonly ram: Uint8Array | null;
   private readonly ramCopy: Uint8Array | null;
 
-  /** @param roots plain data: what structuredClone() can copy */
-  constructor(roots: unknown, memory: PhysMemory | null) {
+  /** @param roots plain data: what structuredClone() can copy; asked for anew each time */
+  constructor(roots: () => unknown, memory: PhysMemory | null) {
     this.roots = roots;
-    this.rootsCopy = structuredClone(roots);
+    this.rootsCopy = structuredClone(roots());
     this.ram = memory?.u8.subarray(RAM_OFFSET, RAM_OFFSET + memory.ramBytes) ?? null;
     this.ramCopy = this.ram?.slice() ?? null;
   }
@@ -30,7 +30,7 @@ export class StateGuard {
       const at = this.ram.findIndex((byte, i) => byte !== this.ramCopy?.[i]);
       return `byte 0x${at.toString(16)} of RAM`;
     }
-    return different(this.roots, this.rootsCopy, 'state', new Set());
+    return different(this.roots(), this.rootsCopy, 'state', new Set());
   }
 }
 

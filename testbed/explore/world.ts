@@ -66,6 +66,9 @@ export const createExploredWorld = (sabotage: Partial<Sabotage>, first: number):
   return { k, mm, hva, page: ptePage(ptepGet(k, entry)), entry };
 };
 
+/** What a run may change of the kernel, but RAM. */
+export const rootsOf = ({ k }: ExploredWorld): unknown => [k.state, k.task, k.currentUser];
+
 /** A user's store of an aligned word, faults handled. @returns 0 or a negative errno */
 export function* storePath(k: Kernel, mm: MmStruct, hva: number, value: number): Path<number> {
   for (;;) {

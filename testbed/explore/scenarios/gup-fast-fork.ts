@@ -16,6 +16,7 @@ import {
   loadMapped,
   mappedPage,
   pinnedStaysExclusive,
+  rootsOf,
   storePath,
   watchedOf,
 } from '../world.ts';
@@ -88,7 +89,7 @@ const judge = (w: ExploredWorld, notes: Notes): string | null => {
 const build = (variant: Variant): Stage => {
   const w = createExploredWorld(variant.sabotage, OLD);
   return {
-    roots: w.k.state,
+    roots: () => rootsOf(w),
     memory: w.k.memory,
     watched: watchedOf(w),
     start: (): Play => {

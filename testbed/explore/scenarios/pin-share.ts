@@ -25,6 +25,7 @@ import {
   type ExploredWorld,
   frameWord,
   pinnedStaysExclusive,
+  rootsOf,
   storePath,
   watchedOf,
 } from '../world.ts';
@@ -76,7 +77,7 @@ const build = (variant: Variant): Stage => {
   // Written back, or swapped in again: nothing of the entry has to be told to the folio first.
   setPteAt(w.k, w.entry, pteMkclean(ptepGet(w.k, w.entry)));
   return {
-    roots: w.k.state,
+    roots: () => rootsOf(w),
     memory: w.k.memory,
     watched: watchedOf(w),
     start: (): Play => {
