@@ -146,7 +146,17 @@ export {
 } from './pgtable/walk.ts';
 export { createPolicy, GUP_APIS, isPolicyName, POLICY_NAMES, setPolicyApi } from './policy.ts';
 export type { GupApi, Policy, PolicyName } from './policy.ts';
+export { kpageFlagNames, procKpagecount, procKpageflags } from './proc/kpage.ts';
+export { procMaps } from './proc/maps.ts';
+export { procMeminfo } from './proc/meminfo.ts';
+export { procPagemap } from './proc/pagemap.ts';
+export { procSmaps } from './proc/smaps.ts';
+export { procVmstat } from './proc/vmstat.ts';
 export { HostProcess } from './process.ts';
+export { explainFrame } from './provenance/explain.ts';
+export type { FrameEntry, FrameHolders } from './provenance/explain.ts';
+export { nameGupUser, provenanceStart, provenanceStop } from './provenance/provenance.ts';
+export type { Hold, Provenance } from './provenance/provenance.ts';
 export { folioTryShareAnonRmap } from './rmap/rmap.ts';
 export { createVmStat } from './stat.ts';
 export { collapseHugePage } from './thp/collapse.ts';
