@@ -15,7 +15,6 @@ import {
   folioPut,
   folioTryGet,
   folioTrylock,
-  folioUnlock,
 } from '../folio/folio.ts';
 import {
   invalidateRangeEnd,
@@ -46,6 +45,7 @@ import {
   rmapStillLinked,
 } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
+import { folioUnlockFreeSwap } from '../swap/cache.ts';
 import {
   type Kernel,
   MMU_NOTIFY_PROTECTION_PAGE,
@@ -93,7 +93,7 @@ export function* folioWriteProtect(k: Kernel, folio: number): Path<number> {
     }
   }
   if (wasDirty) folioMarkDirty(k, folio);
-  folioUnlock(k, folio);
+  folioUnlockFreeSwap(k, folio);
   folioPut(k, folio);
   return changed;
 }

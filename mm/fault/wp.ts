@@ -53,7 +53,7 @@ import {
   folioRemoveRmap,
 } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
-import { folioFreeSwap, folioTestSwapcache } from '../swap/cache.ts';
+import { folioFreeSwap, folioTestSwapcache, freeSwapCache } from '../swap/cache.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
 import { VM_MAYSHARE, VM_SHARED } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
@@ -166,7 +166,10 @@ function* wpPageCopy(
     if (k.watched) yield YP_NOTIFIER_END;
     notifyRangeEnd(k, range);
   }
-  if (page >= 0) folioPut(k, folioOf(k, page));
+  if (page >= 0) {
+    freeSwapCache(k, folioOf(k, page));
+    folioPut(k, folioOf(k, page));
+  }
   return 0;
 }
 

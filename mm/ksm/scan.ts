@@ -18,7 +18,6 @@ import {
   folioTestFlags,
   folioTryGet,
   folioTrylock,
-  folioUnlock,
 } from '../folio/folio.ts';
 import { folioTestLarge } from '../folio/large.ts';
 import { PG_HWPOISON, PG_KSM } from '../frames/table.ts';
@@ -39,7 +38,7 @@ import {
   walkPte,
 } from '../pgtable/walk.ts';
 import { countStat } from '../stat.ts';
-import { swapCachePage } from '../swap/cache.ts';
+import { folioUnlockFreeSwap, swapCachePage } from '../swap/cache.ts';
 import { splitFolio } from '../thp/split.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { VM_MERGEABLE } from '../vma/flags.ts';
@@ -149,7 +148,7 @@ const getAnonPage = (k: Kernel, vma: Vma, hva: number): number => {
 function* splitHeld(k: Kernel, folio: number): Path<number> {
   if (!folioTrylock(k, folio)) return -EBUSY;
   const error = yield* splitFolio(k, folio);
-  folioUnlock(k, folio);
+  folioUnlockFreeSwap(k, folio);
   return error;
 }
 

@@ -15,7 +15,6 @@ import {
   folioPut,
   folioTestAnon,
   folioTrylock,
-  folioUnlock,
 } from '../folio/folio.ts';
 import type { Path } from '../path.ts';
 import { ptePresent, vmNormalPage } from '../pgtable/pte.ts';
@@ -24,6 +23,7 @@ import { folioMapcountOf } from '../rmap/rmap.ts';
 import { splitFolio } from '../thp/split.ts';
 import { HPAGE_PMD_SIZE } from '../thp/state.ts';
 import type { Kernel, Vma } from '../types.ts';
+import { folioUnlockFreeSwap } from './cache.ts';
 import { isolateForReclaim, reclaimIsolated } from './out.ts';
 
 /**
@@ -101,7 +101,7 @@ function* splitHeld(k: Kernel, folio: number): Path<number> {
   if (!folioTrylock(k, folio)) return -EBUSY;
   folioGet(k, folio);
   const error = yield* splitFolio(k, folio);
-  folioUnlock(k, folio);
+  folioUnlockFreeSwap(k, folio);
   folioPut(k, folio);
   return error;
 }

@@ -46,7 +46,7 @@ import {
 } from '../rmap/migration.ts';
 import { folioMapping } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
-import { freeSwapCache } from '../swap/cache.ts';
+import { folioUnlockFreeSwap, freeSwapCache } from '../swap/cache.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import { HPAGE_PMD_ORDER } from './state.ts';
 
@@ -89,7 +89,7 @@ export function* splitHugePage(k: Kernel, page: number): Path<number> {
   if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
   // Somebody may have split it before the lock was free.
   const error = folioOrder(k, folio) === 0 ? -EINVAL : yield* splitFolio(k, folio);
-  folioUnlock(k, folio);
+  folioUnlockFreeSwap(k, folio);
   folioPut(k, folio);
   return error;
 }
