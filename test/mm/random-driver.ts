@@ -19,11 +19,13 @@ import { FOLL_LONGTERM, FOLL_WRITE } from '../../mm/gup/flags.ts';
 import { accessRemoteVm } from '../../mm/gup/remote.ts';
 import { getUserPagesUnlocked, pinUserPagesUnlocked } from '../../mm/gup/slow.ts';
 import { unpinUserPagesDirtyLock } from '../../mm/gup/unpin.ts';
+import { ksmScan } from '../../mm/ksm/scan.ts';
 import { type Path, YP_WAIT } from '../../mm/path.ts';
+import { reclaimFolio } from '../../mm/swap/out.ts';
 import type { AddressSpace, Kernel, MmStruct } from '../../mm/types.ts';
 import { fork } from '../../mm/vma/fork.ts';
-import { MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED } from '../../mm/vma/flags.ts';
-import { madviseDontneed } from '../../mm/vma/madvise.ts';
+import { MADV_MERGEABLE, MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED } from '../../mm/vma/flags.ts';
+import { madvise, madviseDontneed } from '../../mm/vma/madvise.ts';
 import { mmExit, mmTryCreate } from '../../mm/vma/mm.ts';
 import { mmap, munmap } from '../../mm/vma/mmap.ts';
 import { type Rng, rng } from '../support/rng.ts';
@@ -83,6 +85,14 @@ interface Held {
   zaps: number[];
 }
 
+/** What else goes on, beside what always does. */
+export interface Disturbances {
+  /** Folios are swapped out: the kernel has a device. */
+  swap?: boolean;
+  /** Anonymous memory is VM_MERGEABLE, and scanned. */
+  ksm?: boolean;
+}
+
 const newCell = (value: number): Cell => ({ value, zapping: 0, changes: 0, zaps: 0 });
 
 export class RandomDriver {
@@ -93,11 +103,13 @@ export class RandomDriver {
   private readonly actors: Actor[];
   private readonly held: Held[];
   private readonly files: { mapping: AddressSpace; cells: Cell[] }[];
+  private readonly also: Disturbances;
   private waits: number;
   private owner: number;
 
-  constructor(k: Kernel, seed: number) {
+  constructor(k: Kernel, seed: number, also: Disturbances = {}) {
     this.k = k;
+    this.also = also;
     this.counts = new Map();
     this.random = rng(seed);
     this.processes = [];
@@ -218,6 +230,7 @@ export class RandomDriver {
       this.beginMmap(process);
       return;
     }
+    if (this.disturb(process)) return;
     const page = random.below(region.cells.length);
     const hva = region.hva + page * PAGE_SIZE + BYTE;
     const dice = random.below(100);
@@ -238,6 +251,28 @@ export class RandomDriver {
     else if (dice < 97) this.beginMmap(process);
     else if (dice < 99) this.beginMunmap(process, region);
     else if (this.processes.length > 1) this.exit(process);
+  }
+
+  /** What `also` asks for, now and then. */
+  private disturb(process: Process): boolean {
+    const { random, k, also } = this;
+    if (also.swap === true && random.chance(0.15)) {
+      const cached = [...k.state.swap.cache.values()];
+      const page =
+        cached.length > 0 && random.chance(0.3) ? random.pick(cached) : this.anyPage(process, 0);
+      this.start('reclaim', null, 0, reclaimFolio(k, page), (error) => {
+        if (error === 0) this.count('reclaimed');
+      });
+      return true;
+    }
+    if (also.ksm === true && random.chance(0.06)) {
+      const mm = random.chance(0.5) ? process.mm : null;
+      this.start('scan', null, 0, ksmScan(k, mm), (merged) => {
+        if (merged > 0) this.count('merged');
+      });
+      return true;
+    }
+    return false;
   }
 
   /** Mostly the page mapped there, sometimes any frame of RAM. */
@@ -280,6 +315,10 @@ export class RandomDriver {
       const own = Array.from({ length: nrPages }, () => newCell(file === undefined ? 0 : UNKNOWN));
       const cells = shared && file !== undefined ? file.cells : own;
       process.regions.push({ hva, cells, shared });
+      if (this.also.ksm === true) {
+        const advice = madvise(k, process.mm, hva, lenBytes, MADV_MERGEABLE);
+        this.start('advice', process, hva, advice);
+      }
       // Whoever was on his way to what lay here before may have met the new mapping already.
       for (const actor of this.actors)
         if (actor.process === process && actor.hva >= hva && actor.hva < hva + lenBytes + PAGE_SIZE)
