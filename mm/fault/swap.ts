@@ -3,7 +3,7 @@
  * Compare mm/memory.c:do_swap_page().
  */
 import { setField } from '#cells';
-import { EAGAIN, EHWPOISON } from '../errno.ts';
+import { EAGAIN, EBUSY, EHWPOISON } from '../errno.ts';
 import {
   folioAddLru,
   folioAlloc,
@@ -19,7 +19,7 @@ import {
 } from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { PG_HWPOISON, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
-import { type Path, YP_FAULT_COPIED, YP_WAIT } from '../path.ts';
+import { type Path, YP_FAULT_COPIED } from '../path.ts';
 import {
   mkPte,
   pteMkdirty,
@@ -51,15 +51,16 @@ import {
 } from '../swap/cache.ts';
 import { swapinFolio, swapinNeedsCopy } from '../swap/in.ts';
 import { swapFree, swapFull } from '../swap/slots.ts';
-import type { Kernel, Vma } from '../types.ts';
+import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { VM_LOCKED, VM_WRITE } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
-import { FAULT_FLAG_WRITE } from './flags.ts';
+import { FAULT_FLAG_WRITE, VM_FAULT_RETRY } from './flags.ts';
+import { faultWait } from './retry.ts';
 import { doWpPage } from './wp.ts';
 
 /**
  * @param word the entry, and `entry` what it was
- * @returns 0: try again; -EHWPOISON; -ENOMEM
+ * @returns 0: try again; VM_FAULT_RETRY; -EHWPOISON; -ENOMEM
  */
 export function* doSwapPage(
   k: Kernel,
@@ -70,18 +71,23 @@ export function* doSwapPage(
   flags: number,
 ): Path<number> {
   if (isSwapEntry(entry)) return yield* doSwapIn(k, vma, hva, word, entry, flags);
-  if (isMigrationEntry(entry)) {
-    yield* migrationEntryWait(k, word, entry);
-    return 0;
-  }
+  if (isMigrationEntry(entry)) return yield* migrationEntryWait(k, vma.mm, word, entry, flags);
   if (isHwpoisonEntry(entry)) return -EHWPOISON;
   throw new Error(`mm ${vma.mm.id}: hva ${hva}: entry ${entry} of no known kind`);
 }
 
-/** Until whoever moves the folio has put entries back. Compare migration_entry_wait(). */
-export function* migrationEntryWait(k: Kernel, word: number, entry: number): Path<void> {
-  while (ptepGet(k, word) === entry) yield YP_WAIT;
-}
+/**
+ * Until whoever moves the folio has put entries back. Linux waits with mmap_lock held, and with
+ * FAULT_FLAG_RETRY_NOWAIT too. Compare migration_entry_wait().
+ * @returns 0 or VM_FAULT_RETRY, as faultWait
+ */
+export const migrationEntryWait = (
+  k: Kernel,
+  mm: MmStruct,
+  word: number,
+  entry: number,
+  flags: number,
+): Path<number> => faultWait(k, mm, flags, () => ptepGet(k, word) !== entry);
 
 /** The entry of a slot: its page is found, or read in, and mapped. @returns 0, -ENOMEM or -EHWPOISON */
 function* doSwapIn(
@@ -92,7 +98,8 @@ function* doSwapIn(
   entry: number,
   flags: number,
 ): Path<number> {
-  const folio = yield* swapinFolio(k, word, entry);
+  const folio = yield* swapinFolio(k, vma.mm, word, entry, flags);
+  if (folio === -EBUSY) return VM_FAULT_RETRY;
   if (folio < 0) return folio === -EAGAIN ? 0 : folio;
   const page = swapCachePage(k, swapEntrySlot(entry));
   let error = 0;

@@ -106,7 +106,7 @@ export function* hugetlbFault(k: Kernel, vma: Vma, hva: number, flags: number): 
   // Somebody has the folio, or moves it: wait without keeping others from their faults.
   const entry = ptepGet(k, word);
   if (pteNone(entry)) return 0;
-  if (!ptePresent(entry)) yield* migrationEntryWait(k, word, entry);
+  if (!ptePresent(entry)) return yield* migrationEntryWait(k, vma.mm, word, entry, flags);
   else while (folioTestFlags(k, ptePage(entry), PG_LOCKED)) yield YP_WAIT;
   return 0;
 }

@@ -6,12 +6,12 @@
  * while it is still in the swap cache.
  */
 import { readOnce } from '#cells';
-import { EAGAIN } from '../errno.ts';
+import { EAGAIN, EBUSY } from '../errno.ts';
+import { folioLockOrRetry } from '../fault/retry.ts';
 import {
   folioAddLru,
   folioAlloc,
   folioGet,
-  folioLock,
   folioOf,
   folioPut,
   folioSetFlags,
@@ -26,7 +26,7 @@ import { ksmNodeOf } from '../ksm/node.ts';
 import { type Path, YP_FAULT_ALLOCATED, YP_SWAP_READ } from '../path.ts';
 import { swapEntrySlot } from '../pgtable/swapops.ts';
 import { ptepGet } from '../pgtable/walk.ts';
-import type { Kernel, Vma } from '../types.ts';
+import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { linearPageIndex } from '../vma/flags.ts';
 import { folioUnlockFreeSwap, swapCacheAdd, swapCachePage } from './cache.ts';
 import { swapReadPage } from './slots.ts';
@@ -35,9 +35,16 @@ import { swapReadPage } from './slots.ts';
  * The folio of the slot that an entry names, in the swap cache, locked and with a reference for the
  * caller. The caller holds mmap_lock, so that the entry's table stays.
  * @param word the entry, and `entry` what it was
- * @returns the folio; -EAGAIN: the entry or the cache changed meanwhile; -ENOMEM
+ * @param flags FAULT_FLAG_*: how to wait for the folio's lock
+ * @returns the folio; -EAGAIN: the entry or the cache changed meanwhile; -EBUSY: VM_FAULT_RETRY; -ENOMEM
  */
-export function* swapinFolio(k: Kernel, word: number, entry: number): Path<number> {
+export function* swapinFolio(
+  k: Kernel,
+  mm: MmStruct,
+  word: number,
+  entry: number,
+  flags: number,
+): Path<number> {
   const slot = swapEntrySlot(entry);
   if (swapCachePage(k, slot) < 0) {
     const fresh = folioAlloc(k, GFP_KERNEL);
@@ -59,7 +66,10 @@ export function* swapinFolio(k: Kernel, word: number, entry: number): Path<numbe
   }
   const folio = folioOf(k, swapCachePage(k, slot));
   folioGet(k, folio);
-  if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
+  if ((yield* folioLockOrRetry(k, mm, folio, flags)) !== 0) {
+    folioPut(k, folio);
+    return -EBUSY;
+  }
   const page = swapCachePage(k, slot);
   if (page >= 0 && folioOf(k, page) === folio) return folio;
   folioUnlockFreeSwap(k, folio);
