@@ -12,7 +12,8 @@
  *   and set_bit() (Documentation/atomic_t.txt, atomic_bitops.txt: they order nothing), and so riscv
  *   (amoadd.w without aq and rl) and arm64 (stadd) may run them; on x86 the lock prefix is a barrier.
  * - A page-table entry is cleared by a plain store. Linux's ptep_get_and_clear() is a full barrier on
- *   x86 and riscv, and none on arm64; callers that need one ask for it.
+ *   x86 and riscv, and none on arm64; callers that need one ask for it. Nor is a TLB flush a barrier
+ *   here, which it is on every real machine.
  *
  * Loads are in order and never early; reordering beyond this is left out. Writes to fields, maps,
  * lists and runs of bytes are not delayed; they flush first, so that stores stay in order, and a lock

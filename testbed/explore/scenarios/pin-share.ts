@@ -1,13 +1,16 @@
 /**
  * Pin against try-share: two sides that each write one word and then read the other's (Dekker).
  *
- *   GUP-fast                               KSM write-protects a page (swap and migration are alike)
+ *   GUP-fast                               whoever ends exclusiveness: swap, migration, KSM
  *   refcount of the page += 1024           entry of the page = none
  *   smp_mb()                               smp_mb()
  *   entry still the same? then pinned      refcount below 1024? then no longer exclusive
  *
  * With both barriers at least one of them sees the other. Without either, its write can wait in a
- * store buffer while it reads: both go on, and a pinned page is shared at the next fork or merge.
+ * store buffer while it reads: both go on, and the next write to the page makes a copy that the
+ * device does not see. The kernel's own callers do more than the two lines under one page-table lock,
+ * some of it with atomics that are barriers by themselves; here the sharer does nothing else, and
+ * can be stopped at each of them.
  */
 import { FOLL_NOFAULT, FOLL_WRITE, pinUserPagesFast } from '#mm/driver-api';
 import {
@@ -47,7 +50,10 @@ function* pinner(w: ExploredWorld, notes: Notes): ActorPath {
   yield 'has pinned the page';
 }
 
-/** Under the page-table lock in Linux, which GUP-fast does not take. Compare mm/ksm.c:write_protect_page(). */
+/**
+ * Under the page-table lock in Linux, which GUP-fast does not take. The entry comes back read-only,
+ * as from swap. Compare mm/rmap.c:try_to_unmap_one().
+ */
 function* sharer(w: ExploredWorld): ActorPath {
   const pte = ptepGetAndClear(w.k, w.entry);
   yield 'has cleared the entry';
