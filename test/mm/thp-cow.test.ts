@@ -26,7 +26,7 @@ import {
   writeProtectRange,
   YP_WAIT,
 } from '#mm';
-import { FOLL_WRITE, pinUserPages, pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
+import { FOLL_WRITE, pinUserPagesFast, pinUserPagesUnlocked, unpinUserPages } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
 import { folioGet, folioPut, folioTrylock, folioUnlock } from '../../mm/folio/folio.ts';
 import { findVma } from '../../mm/vma/vma.ts';
@@ -320,7 +320,7 @@ describe('unsharing (1.5, 1.10)', () => {
 
   for (const { how, pin } of [
     { how: 'fast', pin: pinUserPagesFast },
-    { how: 'slow', pin: pinUserPages },
+    { how: 'slow', pin: pinUserPagesUnlocked },
   ])
     it(`a read-only pin (${how}) of a shared huge page unshares: what the process writes later is seen through it`, () => {
       const { w, k, p } = withThp();
