@@ -42,6 +42,7 @@ export {
   VM_FAULT_COMPLETED,
   VM_FAULT_RETRY,
 } from './fault/flags.ts';
+export { memoryFailure } from './fault/memory-failure.ts';
 export {
   folioMapcount,
   folioOf,

@@ -28,6 +28,7 @@ export const createVmStat = (): VmStat => ({
   unshare_copied: 0,
   notifier_invalidations: 0,
   tlb_shootdowns: 0,
+  numa_hint_faults: 0,
 });
 
 /** Adds `delta` to a counter. */

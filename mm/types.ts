@@ -192,6 +192,7 @@ export interface VmStat {
   unshare_copied: number;
   notifier_invalidations: number;
   tlb_shootdowns: number;
+  numa_hint_faults: number;
 }
 
 /** Everything of the kernel that is saved with a machine. */

@@ -29,6 +29,7 @@ import {
   VM_FAULT_RETRY,
 } from './flags.ts';
 import { HUGE_FALLBACK, handlePmd } from './huge.ts';
+import { doNumaPage, isNumaHint } from './numa.ts';
 import { faultSignalPending } from './retry.ts';
 import { doSwapPage } from './swap.ts';
 import { doWpPage } from './wp.ts';
@@ -88,6 +89,10 @@ function* handleEntry(k: Kernel, vma: Vma, at: number, flags: number): Path<numb
   if (pmd < 0) return pmd;
   const entry = ptepGet(k, pmd);
   if (!pteTable(entry)) {
+    if (isNumaHint(vma, entry)) {
+      doNumaPage(k, vma, pmd, entry);
+      return 0;
+    }
     const error = yield* handlePmd(k, vma, at, pmd, flags);
     if (error !== HUGE_FALLBACK) return error;
   }
@@ -99,6 +104,10 @@ function* handleEntry(k: Kernel, vma: Vma, at: number, flags: number): Path<numb
       ? yield* doAnonymousPage(k, vma, at, word, flags)
       : yield* doFileFault(k, vma, at, word, flags);
   if (!ptePresent(pte)) return yield* doSwapPage(k, vma, at, word, pte, flags);
+  if (isNumaHint(vma, pte)) {
+    doNumaPage(k, vma, word, pte);
+    return 0;
+  }
   if ((flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE)) !== 0 && !pteWrite(pte))
     return yield* doWpPage(k, vma, at, word, pte, flags);
   const written = (flags & FAULT_FLAG_WRITE) !== 0 ? pteMkdirty(pte) : pte;

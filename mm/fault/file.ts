@@ -1,7 +1,14 @@
 /** First touch of a file's page. Compare mm/memory.c:do_fault() and what it calls. */
-import { EFAULT, EINVAL } from '../errno.ts';
-import { folioAlloc, folioMarkDirty, folioPut, folioUnlock } from '../folio/folio.ts';
+import { EFAULT, EHWPOISON, EINVAL } from '../errno.ts';
+import {
+  folioAlloc,
+  folioMarkDirty,
+  folioPut,
+  folioTestFlags,
+  folioUnlock,
+} from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
+import { PG_HWPOISON } from '../frames/table.ts';
 import { shmemGetFolio } from '../fs/shmem.ts';
 import { type Path, YP_FAULT_COPIED } from '../path.ts';
 import {
@@ -45,6 +52,12 @@ export function* doFileFault(
     if (copy >= 0) folioPut(k, copy);
     // Beyond the end of the file: SIGBUS.
     return folio === -EINVAL ? -EFAULT : folio;
+  }
+  if (folioTestFlags(k, folio, PG_HWPOISON)) {
+    folioUnlock(k, folio);
+    folioPut(k, folio);
+    if (copy >= 0) folioPut(k, copy);
+    return -EHWPOISON;
   }
   if (copy >= 0) {
     k.memory.copyPage(copy, folio);
