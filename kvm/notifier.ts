@@ -3,7 +3,8 @@
  * G-stage tables and out of every TLB, before the primary tables are touched.
  *
  * Compare virt/kvm/kvm_main.c, kvm_mmu_notifier_invalidate_range_start() and _end(). As on riscv in
- * Linux, a change of protection zaps like everything else. Left out: aging, the non-blockable form.
+ * Linux, a change of protection zaps like everything else. It never has
+ * to block. Left out: aging.
  */
 import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
@@ -23,9 +24,10 @@ import type { Kvm, Vm } from './vm.ts';
 
 /** The operations of every VM of this hypervisor; `owner` is Vm.id. */
 export const notifierOpsOf = (kvm: Kvm): NotifierOps => ({
-  invalidateRangeStart: (owner: number, range: NotifierRange): void => {
+  invalidateRangeStart: (owner: number, range: NotifierRange): number => {
     const vm = kvm.vms.get(owner);
     if (vm !== undefined) rangeStart(kvm, vm, range);
+    return 0;
   },
   invalidateRangeEnd: (owner: number, range: NotifierRange): void => {
     const vm = kvm.vms.get(owner);

@@ -55,6 +55,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
     currentUser: '',
     task: createTask(),
     notifierOps: new Map(),
+    intervalOps: new Map(),
   };
   if (state !== undefined) return k;
   freeAllPages(k);

@@ -23,6 +23,13 @@ import { leafLevel, leafPage, leafWord, walkLeaf } from './pgtable/walk.ts';
 import { noteReleasePage } from './provenance/provenance.ts';
 import type { Kernel, MmStruct, NotifierOps } from './types.ts';
 
+export {
+  mmuIntervalNotifierInsert,
+  mmuIntervalNotifierRemove,
+  mmuIntervalReadBegin,
+  mmuIntervalReadRetry,
+  mmuIntervalSetSeq,
+} from './notifier/interval.ts';
 export { drive } from './path.ts';
 export type { Path } from './path.ts';
 export {
@@ -33,7 +40,14 @@ export {
   MMU_NOTIFY_RELEASE,
   MMU_NOTIFY_UNMAP,
 } from './types.ts';
-export type { Kernel, MmStruct, NotifierOps, NotifierRange } from './types.ts';
+export type {
+  IntervalNotifier,
+  IntervalNotifierOps,
+  Kernel,
+  MmStruct,
+  NotifierOps,
+  NotifierRange,
+} from './types.ts';
 
 /** What faultInPfn found. The caller provides the record, so that a fault allocates nothing. */
 export interface SecondaryPfn {
@@ -118,8 +132,8 @@ export const registerSecondaryOps = (k: Kernel, ops: string, operations: Notifie
   k.notifierOps.set(ops, operations);
 };
 
-/** Subscribes to an address space. @param owner passed to every operation: which VM */
-export const registerSecondary = (k: Kernel, mm: MmStruct, ops: string, owner: number): void =>
+/** Subscribes to an address space. @param owner passed to every operation: which VM. @returns as mmuNotifierRegister */
+export const registerSecondary = (k: Kernel, mm: MmStruct, ops: string, owner: number): number =>
   mmuNotifierRegister(k, mm, ops, owner);
 
 export const unregisterSecondary = (mm: MmStruct, ops: string, owner: number): void =>

@@ -100,8 +100,8 @@ export interface MmStruct {
   hasPinned: boolean;
   /** Fork's write_protect_seq: one element, odd while a fork write-protects. */
   writeProtectSeq: Int32Array;
-  /** Subscriptions, and the number of open invalidations. */
   notifiers: NotifierSubscription[];
+  intervals: IntervalSubscriptions;
   /** Resident anonymous and file pages. */
   rssAnon: number;
   rssFile: number;
@@ -149,12 +149,63 @@ export interface NotifierSubscription {
   owner: number;
 }
 
-/** What a subscriber provides. Plain functions: they take the subscriber's own lock and never sleep. */
+/**
+ * What a subscriber provides. Plain functions: they take the subscriber's own lock and never sleep.
+ * Either start and end, or archInvalidateSecondaryTlbs.
+ */
 export interface NotifierOps {
-  invalidateRangeStart(owner: number, range: NotifierRange): void;
-  invalidateRangeEnd(owner: number, range: NotifierRange): void;
+  /** @returns 0; -EAGAIN only where the range is not blockable, and where there is no end */
+  invalidateRangeStart?(owner: number, range: NotifierRange): number;
+  invalidateRangeEnd?(owner: number, range: NotifierRange): void;
+  /** For hardware that walks the primary tables: entries of [start, end) have changed. */
+  archInvalidateSecondaryTlbs?(owner: number, mm: MmStruct, start: number, end: number): void;
+  /** Has the secondary MMU used the page? */
+  testYoung?(owner: number, mm: MmStruct, hva: number): boolean;
+  /** Has it used any of [start, end), and it has not from now on; the second form flushes its TLBs. */
+  clearYoung?(owner: number, mm: MmStruct, start: number, end: number): boolean;
+  clearFlushYoung?(owner: number, mm: MmStruct, start: number, end: number): boolean;
   /** The address space goes away: drop every secondary entry and create no more. */
-  release(owner: number, mm: MmStruct): void;
+  release?(owner: number, mm: MmStruct): void;
+}
+
+/** A subscription to a part of an address space (mm/notifier/interval.ts). */
+export interface IntervalNotifier {
+  mm: MmStruct;
+  /** Name of its operations, and the subscriber's own number. */
+  ops: string;
+  owner: number;
+  /** [start, end) in hva. */
+  start: number;
+  end: number;
+  /** The address space's number when it was last invalidated. Always odd. */
+  seq: number;
+  /** False for one that waits for invalidations to end before it is told of any. */
+  inTree: boolean;
+}
+
+/** What it provides. Plain functions, under the subscriber's own lock. */
+export interface IntervalNotifierOps {
+  /**
+   * Entries that `range` covers are about to change: calls mmuIntervalSetSeq(subscription, seq) and drops
+   * what it has of them.
+   * @returns false: it would have to block; only where the range is not blockable
+   */
+  invalidate(subscription: IntervalNotifier, range: NotifierRange, seq: number): boolean;
+  /** Second pass, after every subscription has been told: waits for what the first has begun. */
+  invalidateFinish?(subscription: IntervalNotifier, range: NotifierRange): void;
+}
+
+/** An address space's interval notifiers, and its number. */
+export interface IntervalSubscriptions {
+  /** There has been one: ranges are built and told from then on. */
+  used: boolean;
+  /** Odd while a range that meets a subscription is open. */
+  seq: number;
+  /** Open ranges, whether they meet one or not. */
+  active: number;
+  list: IntervalNotifier[];
+  /** Those that come or go when the last open range ends. */
+  deferred: IntervalNotifier[];
 }
 
 /** The TLBs of every hart, as the kernel's shootdowns reach them. */
@@ -261,4 +312,5 @@ export interface Kernel {
   /** Whom the kernel works for: signals that are pending for it end waits and GUP. */
   task: Task;
   notifierOps: Map<string, NotifierOps>;
+  intervalOps: Map<string, IntervalNotifierOps>;
 }

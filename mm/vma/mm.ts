@@ -1,5 +1,6 @@
 /** Address spaces: beginning and end. Compare kernel/fork.c:mm_init(), mm/mmap.c:exit_mmap(). */
 import { mapDelete, mapSet, setField } from '#cells';
+import { createIntervals } from '../notifier/interval.ts';
 import { mmuNotifierRelease } from '../notifier/notifier.ts';
 import type { Path } from '../path.ts';
 import { flushTlbMm } from '../pgtable/tlb.ts';
@@ -48,6 +49,7 @@ export const mmTryCreate = (k: Kernel): MmStruct | null => {
     hasPinned: false,
     writeProtectSeq: new Int32Array(1),
     notifiers: [],
+    intervals: createIntervals(),
     rssAnon: 0,
     rssFile: 0,
     rssSwap: 0,

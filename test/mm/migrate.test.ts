@@ -61,6 +61,7 @@ const pages = new Int32Array(4);
 const subscribe = (to: MmStruct): void => {
   const note = (call: 'start' | 'end') => (_owner: number, range: NotifierRange) => {
     told.push({ call, range, entry: entryAt(k, range.mm, range.start) });
+    return 0;
   };
   k.notifierOps.set('test', {
     invalidateRangeStart: note('start'),

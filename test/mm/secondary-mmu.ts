@@ -45,6 +45,7 @@ export const createSecondaryMmu = (k: Kernel, mm: MmStruct, owner = 1): Secondar
       invalidateBegin(mmu.state, range.start, range.end);
       for (const hva of [...mmu.entries.keys()])
         if (hva >= range.start && hva < range.end) mmu.entries.delete(hva);
+      return 0;
     },
     invalidateRangeEnd: () => invalidateEnd(mmu.state),
     release: () => {

@@ -134,7 +134,10 @@ export const recordNotifier = (w: World, name: string): NotifierOps => {
   const line = (what: string, r: NotifierRange): string =>
     `${what} ${events[r.event]} ${(r.end - r.start) / PAGE_SIZE}`;
   const ops: NotifierOps = {
-    invalidateRangeStart: (_owner, range) => w.log.push(line('start', range)),
+    invalidateRangeStart: (_owner, range) => {
+      w.log.push(line('start', range));
+      return 0;
+    },
     invalidateRangeEnd: (_owner, range) => w.log.push(line('end', range)),
     release: () => w.log.push('release'),
   };
