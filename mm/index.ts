@@ -88,7 +88,17 @@ export { hugetlbSetPool } from './hugetlb/pool.ts';
 export { HUGETLB_ORDER_1G, HUGETLB_ORDER_2M } from './hugetlb/state.ts';
 export { countStat, createKernel } from './kernel.ts';
 export type { KernelOptions } from './kernel.ts';
-export { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';
+export {
+  mmuNotifierClearFlushYoung,
+  mmuNotifierClearYoung,
+  mmuNotifierRegister,
+  mmuNotifierTestYoung,
+  mmuNotifierUnregister,
+  notifierRange,
+  notifyRangeEnd,
+  notifyRangeStart,
+  notifyRangeStartNonblock,
+} from './notifier/notifier.ts';
 export {
   drive,
   YP_COLLAPSE_CLEARED,
