@@ -54,6 +54,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
     },
     currentUser: '',
     task: createTask(),
+    procMemForce: 'always',
     notifierOps: new Map(),
     intervalOps: new Map(),
   };

@@ -7,6 +7,7 @@
  */
 import type { PhysMemory } from '#emu';
 import type { FrameTable } from './frames/table.ts';
+import type { ProcMemForce } from './gup/proc-mem.ts';
 import type { Zone } from './frames/zone.ts';
 import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
 import type { FixedBuffer } from './io-uring/buffers.ts';
@@ -311,6 +312,8 @@ export interface Kernel {
   currentUser: string;
   /** Whom the kernel works for: signals that are pending for it end waits and GUP. */
   task: Task;
+  /** Boot parameter proc_mem.force_override (mm/gup/proc-mem.ts). */
+  procMemForce: ProcMemForce;
   notifierOps: Map<string, NotifierOps>;
   intervalOps: Map<string, IntervalNotifierOps>;
 }
