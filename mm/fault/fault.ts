@@ -95,6 +95,9 @@ function* handleEntry(k: Kernel, vma: Vma, at: number, flags: number): Path<numb
     }
     const error = yield* handlePmd(k, vma, at, pmd, flags);
     if (error !== HUGE_FALLBACK) return error;
+    // A file's page brings its table, or needs none.
+    if (vma.mapping !== null && !pteTable(ptepGet(k, pmd)))
+      return yield* doFileFault(k, vma, at, flags);
   }
   const word = walkPte(k, mm, at, true);
   if (word < 0) return word;
@@ -102,7 +105,7 @@ function* handleEntry(k: Kernel, vma: Vma, at: number, flags: number): Path<numb
   if (pteNone(pte))
     return vma.mapping === null
       ? yield* doAnonymousPage(k, vma, at, word, flags)
-      : yield* doFileFault(k, vma, at, word, flags);
+      : yield* doFileFault(k, vma, at, flags);
   if (!ptePresent(pte)) return yield* doSwapPage(k, vma, at, word, pte, flags);
   if (isNumaHint(vma, pte)) {
     doNumaPage(k, vma, word, pte);

@@ -1,92 +1,166 @@
-/** First touch of a file's page. Compare mm/memory.c:do_fault() and what it calls. */
+/**
+ * First touch of a file's page. Compare mm/memory.c:do_read_fault(), do_cow_fault(),
+ * do_shared_fault(), finish_fault() and do_set_pmd().
+ *
+ * A private mapping's first write copies the page without mapping it. What else there is to map is
+ * mapped page by page, or 2 MiB at once where the folio is as large, lies in the VMA as it lies in
+ * the file, and no table is in the way.
+ */
 import { EFAULT, EHWPOISON, EINVAL } from '../errno.ts';
 import {
   folioAlloc,
   folioMarkDirty,
+  folioOf,
+  folioOrder,
   folioPut,
   folioTestFlags,
   folioUnlock,
 } from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { PG_HWPOISON } from '../frames/table.ts';
-import { shmemGetFolio } from '../fs/shmem.ts';
+import { secretmemGetPage } from '../fs/secretmem.ts';
+import { shmemGetPage } from '../fs/shmem.ts';
 import { type Path, YP_FAULT_COPIED } from '../path.ts';
 import {
   maybeMkwrite,
   mkPte,
   pteMkdirty,
+  pteMkuffdWp,
   pteMkyoung,
   pteNone,
+  pteTable,
   vmPageProt,
 } from '../pgtable/pte.ts';
-import { ptepGet, setPteAt } from '../pgtable/walk.ts';
+import { isPteMarker } from '../pgtable/swapops.ts';
+import { ptepGet, setPteAt, walkEntry, walkPte } from '../pgtable/walk.ts';
 import { anonVmaPrepare } from '../rmap/anon-vma.ts';
-import { folioAddFileRmap } from '../rmap/rmap.ts';
+import { folioAddFileRmap, folioAddFileRmapPmd } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
-import type { Kernel, Vma } from '../types.ts';
-import { linearPageIndex, VM_SHARED } from '../vma/flags.ts';
+import { PMD_ORDER_BIT, thpSuitableOrders } from '../thp/orders.ts';
+import { HPAGE_PMD_NR, HPAGE_PMD_ORDER } from '../thp/state.ts';
+import type { AddressSpace, Kernel, Vma } from '../types.ts';
+import { linearPageIndex, VM_NOHUGEPAGE, VM_SHARED } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
 import { installAnon } from './anon.ts';
 import { FAULT_FLAG_WRITE } from './flags.ts';
 
-/** First touch of a file's page. Compare do_read_fault(), do_cow_fault(), do_shared_fault(). */
-export function* doFileFault(
-  k: Kernel,
-  vma: Vma,
-  hva: number,
-  word: number,
-  flags: number,
-): Path<number> {
+/** The page of the file, its folio locked and with a reference; -errno. Compare __do_fault(). */
+const filePage = (k: Kernel, vma: Vma, mapping: AddressSpace, hva: number): Path<number> => {
+  const pgoff = linearPageIndex(vma, hva);
+  return mapping.kind === 'secretmem'
+    ? secretmemGetPage(k, mapping, pgoff)
+    : shmemGetPage(k, mapping, pgoff, vma.flags);
+};
+
+/** What the tables say about `hva`: none, or a marker that there is one table for. */
+const lookUp = (k: Kernel, vma: Vma, hva: number): number => {
+  const word = walkPte(k, vma.mm, hva, false);
+  return word > 0 ? ptepGet(k, word) : 0;
+};
+
+/**
+ * First touch of a file's page: the entry is none, or a marker, or there is no table for it yet.
+ * @param hva page-aligned
+ * @returns as handleMmFault
+ */
+export function* doFileFault(k: Kernel, vma: Vma, hva: number, flags: number): Path<number> {
   const { mapping } = vma;
   if (mapping === null) throw new Error('a file fault without a file');
+  const was = lookUp(k, vma, hva);
   const write = (flags & FAULT_FLAG_WRITE) !== 0;
-  const shared = (vma.flags & VM_SHARED) !== 0;
   let copy = -1;
-  if (write && !shared) {
+  if (write && (vma.flags & VM_SHARED) === 0) {
     anonVmaPrepare(k, vma);
     copy = folioAlloc(k, GFP_KERNEL);
     if (copy < 0) return copy;
   }
-  const folio = yield* shmemGetFolio(k, mapping, linearPageIndex(vma, hva));
-  if (folio < 0) {
+  const page = yield* filePage(k, vma, mapping, hva);
+  if (page < 0) {
     if (copy >= 0) folioPut(k, copy);
     // Beyond the end of the file: SIGBUS.
-    return folio === -EINVAL ? -EFAULT : folio;
+    return page === -EINVAL ? -EFAULT : page;
   }
-  if (folioTestFlags(k, folio, PG_HWPOISON)) {
-    folioUnlock(k, folio);
-    folioPut(k, folio);
-    if (copy >= 0) folioPut(k, copy);
-    return -EHWPOISON;
-  }
-  if (copy >= 0) {
-    k.memory.copyPage(copy, folio);
+  const folio = folioOf(k, page);
+  let error = folioTestFlags(k, page, PG_HWPOISON) ? -EHWPOISON : 0;
+  if (error === 0 && copy >= 0) {
+    k.memory.copyPage(copy, page);
     countStat(k, 'cow_copied');
     if (k.watched) yield YP_FAULT_COPIED;
   }
-  if (!pteNone(ptepGet(k, word))) {
-    if (copy >= 0) folioPut(k, copy);
-  } else if (copy >= 0) {
-    installAnon(k, vma, hva, word, copy);
-  } else {
-    installFile(k, vma, word, folio, write);
-    folioUnlock(k, folio);
-    // The caller's reference has become the entry's.
-    return 0;
-  }
+  // What is mapped keeps its reference: of the copy, or of the file's page.
+  if (error === 0) error = finishFault(k, vma, hva, was, copy >= 0 ? -1 : page, copy, write);
   folioUnlock(k, folio);
-  folioPut(k, folio);
-  return 0;
+  if (error !== MAPPED || copy >= 0) folioPut(k, folio);
+  if (error !== MAPPED && copy >= 0) folioPut(k, copy);
+  return error === MAPPED ? 0 : error;
 }
 
-/** Maps a page of the file; it needs no writenotify, so a shared writable VMA gets W at once. */
-const installFile = (k: Kernel, vma: Vma, word: number, page: number, write: boolean): void => {
-  let pte = pteMkyoung(mkPte(page, vmPageProt(vma.flags)));
-  if (write) {
-    pte = maybeMkwrite(pteMkdirty(pte), vma.flags);
-    folioMarkDirty(k, page);
+/** What the fault brought is mapped now: its reference is the entry's. */
+const MAPPED = 1;
+
+/**
+ * Maps the file's page, or the copy, unless somebody came first. Compare finish_fault().
+ * @param was what the entry has to be still
+ * @param page of the file, -1 with a copy
+ * @returns MAPPED, 0: somebody else came first, -ENOMEM
+ */
+const finishFault = (
+  k: Kernel,
+  vma: Vma,
+  hva: number,
+  was: number,
+  page: number,
+  copy: number,
+  write: boolean,
+): number => {
+  const pmd = walkEntry(k, vma.mm, hva, 1, true);
+  if (pmd < 0) return pmd;
+  const entry = ptepGet(k, pmd);
+  if (!pteTable(entry)) {
+    if (!pteNone(entry)) return 0;
+    if (page >= 0 && setPmd(k, vma, hva, pmd, page, write)) return MAPPED;
   }
+  const word = walkPte(k, vma.mm, hva, true);
+  if (word < 0) return word;
+  if (ptepGet(k, word) !== was) return 0;
+  if (page >= 0) installFile(k, vma, word, page, write);
+  else installAnon(k, vma, hva, word, copy);
+  if (isPteMarker(was)) setPteAt(k, word, pteMkuffdWp(ptepGet(k, word)));
+  return MAPPED;
+};
+
+/** An entry for memory of the file; it needs no writenotify, so a shared writable VMA gets W at once. */
+const fileEntry = (k: Kernel, vma: Vma, page: number, write: boolean): number => {
+  const pte = pteMkyoung(mkPte(page, vmPageProt(vma.flags)));
+  if (!write) return pte;
+  folioMarkDirty(k, folioOf(k, page));
+  return maybeMkwrite(pteMkdirty(pte), vma.flags);
+};
+
+/** Maps one page of the file. */
+const installFile = (k: Kernel, vma: Vma, word: number, page: number, write: boolean): void => {
   folioAddFileRmap(k, page);
   addRss(vma.mm, false, 1);
-  setPteAt(k, word, pte);
+  setPteAt(k, word, fileEntry(k, vma, page, write));
+};
+
+/** Maps the 2 MiB around a page by one entry, where folio and VMA allow it. Compare do_set_pmd(). @returns false: they do not */
+const setPmd = (
+  k: Kernel,
+  vma: Vma,
+  hva: number,
+  pmd: number,
+  page: number,
+  write: boolean,
+): boolean => {
+  const folio = folioOf(k, page);
+  if (folioOrder(k, folio) !== HPAGE_PMD_ORDER || (vma.flags & VM_NOHUGEPAGE) !== 0) return false;
+  if (thpSuitableOrders(vma, hva, PMD_ORDER_BIT) === 0) return false;
+  // Where a page of it is poisoned the others are mapped one by one.
+  for (let at = folio; at < folio + HPAGE_PMD_NR; at++)
+    if (folioTestFlags(k, at, PG_HWPOISON)) return false;
+  folioAddFileRmapPmd(k, folio);
+  addRss(vma.mm, false, HPAGE_PMD_NR);
+  setPteAt(k, pmd, fileEntry(k, vma, folio, write));
+  return true;
 };

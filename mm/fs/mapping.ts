@@ -9,10 +9,14 @@ import {
   folioNrPages,
   folioOf,
   folioPut,
+  folioSetFlags,
   folioSetMapping,
+  folioTryGet,
   folioTrylock,
   folioUnlock,
 } from '../folio/folio.ts';
+import { PG_LOCKED, PG_UPTODATE } from '../frames/table.ts';
+import { ENOENT } from '../errno.ts';
 import { hugetlbUnreserveFile } from '../hugetlb/resv.ts';
 import type { Path } from '../path.ts';
 import { newId } from '../rmap/anon-vma.ts';
@@ -56,19 +60,12 @@ export function* mappingPut(k: Kernel, mapping: AddressSpace): Path<void> {
 
 /** Takes the folio at an offset out of the cache, whichever it is once its lock is held. */
 function* evict(k: Kernel, mapping: AddressSpace, pgoff: number): Path<void> {
-  for (;;) {
-    const page = mapping.pages.get(pgoff);
-    if (page === undefined) return;
-    const folio = folioOf(k, page);
-    folioGet(k, folio);
-    if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
-    // It may have been moved while its lock was waited for: then another one is there.
-    const still = mapping.pages.get(pgoff) === page && folioOf(k, page) === folio;
-    if (still) removeFromCache(k, mapping, pgoff - (page - folio), folio);
-    folioUnlock(k, folio);
-    folioPut(k, folio);
-    if (still) return;
-  }
+  const page = yield* mappingLockPage(k, mapping, pgoff);
+  if (page < 0) return;
+  const folio = folioOf(k, page);
+  removeFromCache(k, mapping, pgoff - (page - folio), folio);
+  folioUnlock(k, folio);
+  folioPut(k, folio);
 }
 
 /**
@@ -78,8 +75,61 @@ function* evict(k: Kernel, mapping: AddressSpace, pgoff: number): Path<void> {
 const removeFromCache = (k: Kernel, mapping: AddressSpace, pgoff: number, folio: number): void => {
   const nr = mapping.kind === 'hugetlbfs' ? 1 : folioNrPages(k, folio);
   for (let i = 0; i < nr; i++) mapDelete(mapping.pages, pgoff + i);
+  // Nobody reads a secret by way of a frame that has been freed.
+  if (mapping.kind === 'secretmem') k.memory.zeroPage(folio);
   folioSetMapping(k, folio, 0, 0);
   folioPut(k, folio, nr);
+};
+
+/** The page at an offset that the file has, undefined where there is none. Of any kind, hugetlbfs too. */
+export const mappingPageAt = (mapping: AddressSpace, pgoff: number): number | undefined => {
+  if (mapping.kind !== 'hugetlbfs') return mapping.pages.get(pgoff);
+  const within = pgoff % (1 << mapping.hugeOrder);
+  const folio = mapping.pages.get(pgoff - within);
+  return folio === undefined ? undefined : folio + within;
+};
+
+/**
+ * The page at an offset, if the file has it.
+ * @param pgoff of hugetlbfs, that of a huge page's first page
+ * @returns the page, its folio locked and with a reference for the caller; -ENOENT. Compare filemap_lock_folio()
+ */
+export function* mappingLockPage(k: Kernel, mapping: AddressSpace, pgoff: number): Path<number> {
+  for (;;) {
+    const page = mapping.pages.get(pgoff);
+    if (page === undefined) return -ENOENT;
+    const folio = folioOf(k, page);
+    folioGet(k, folio);
+    if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
+    // Moved, split or truncated while the lock was waited for?
+    if (mapping.pages.get(pgoff) === page && folioOf(k, page) === folio) return page;
+    folioUnlock(k, folio);
+    folioPut(k, folio);
+  }
+}
+
+/**
+ * Puts a new folio into the file, locked: it holds a reference for each page, of hugetlbfs one.
+ * The caller keeps its own. Compare filemap_add_folio().
+ * @param pgoff of its first page; nothing is there
+ * @param flags PG_* that its pages are to have besides
+ */
+export const mappingAddFolio = (
+  k: Kernel,
+  mapping: AddressSpace,
+  pgoff: number,
+  folio: number,
+  flags: number,
+): void => {
+  const nr = mapping.kind === 'hugetlbfs' ? 1 : folioNrPages(k, folio);
+  for (let i = 0; i < nr; i++) {
+    if (mapping.pages.has(pgoff + i))
+      throw new Error(`file ${mapping.id} has page ${pgoff + i} already`);
+    mapSet(mapping.pages, pgoff + i, folio + i);
+  }
+  folioSetFlags(k, folio, flags | PG_LOCKED | PG_UPTODATE);
+  folioSetMapping(k, folio, mapping.id, pgoff);
+  folioTryGet(k, folio, nr);
 };
 
 /** A VMA maps the file: it is a user, and the rmap finds it. */

@@ -21,6 +21,7 @@ import {
   folioUnlock,
 } from '../folio/folio.ts';
 import { PG_HWPOISON, PG_LOCKED, PG_RESTORE_RESERVE, PG_UPTODATE } from '../frames/table.ts';
+import { mappingLockPage } from '../fs/mapping.ts';
 import { type Path, YP_FAULT_ALLOCATED, YP_WAIT } from '../path.ts';
 import {
   mkPte,
@@ -42,7 +43,7 @@ import { folioAddFileRmapPmd, folioAddNewAnonRmapPmd } from '../rmap/rmap.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { linearPageIndex, VM_MAYSHARE, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
 import { allocHugetlbFolio, zeroHugeFolio } from './alloc.ts';
-import { hugetlbAddToCache, hugetlbLockFolio } from './file.ts';
+import { hugetlbAddToCache } from './file.ts';
 import { restoreReserveOnError } from './resv.ts';
 import { hugeIndex, hugeLevel, vmaHugetlbFile, vmaPageSize } from './vma.ts';
 import { hugetlbWp } from './wp.ts';
@@ -147,7 +148,7 @@ function* noPage(k: Kernel, fault: HugetlbFault, was: number): Path<number> {
   // Whoever made the mapping has taken the page back; a page of zeroes in its place would be a lie.
   if (vma.resvUnmapped) return -EFAULT;
   const pgoff = linearPageIndex(vma, hva);
-  let folio = yield* hugetlbLockFolio(k, mapping, pgoff);
+  let folio = yield* mappingLockPage(k, mapping, pgoff);
   const fresh = folio === -ENOENT;
   const own = fresh && (vma.flags & VM_MAYSHARE) === 0;
   if (fresh) {
@@ -158,7 +159,6 @@ function* noPage(k: Kernel, fault: HugetlbFault, was: number): Path<number> {
     if (folio < 0) return ptepGet(k, word) === was ? -EFAULT : 0;
     if (k.watched) yield YP_FAULT_ALLOCATED;
     zeroHugeFolio(k, folio);
-    folioSetFlags(k, folio, PG_UPTODATE);
     if (own) folioTrylock(k, folio);
     else hugetlbAddToCache(k, mapping, pgoff, folio);
   } else if (folioTestFlags(k, folio, PG_HWPOISON)) {

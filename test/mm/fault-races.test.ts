@@ -21,7 +21,7 @@ import {
   YP_WAIT,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
-import { shmemGetFolio } from '../../mm/fs/shmem.ts';
+import { shmemGetPage } from '../../mm/fs/shmem.ts';
 import { folioPut, folioTrylock, folioUnlock } from '../../mm/folio/folio.ts';
 import {
   createProcess,
@@ -129,15 +129,15 @@ describe('a fault that was overtaken', () => {
       folioPut(w.k, folio);
       return folio;
     };
-    const old = take(shmemGetFolio(w.k, mapping, 0));
+    const old = take(shmemGetPage(w.k, mapping, 0));
     const move = migrateFolio(w.k, old);
     stepTo(w.k, move, YP_MIGRATE_COPIED);
     expect(drive(move)).toBe(0);
-    const now = take(shmemGetFolio(w.k, mapping, 0));
+    const now = take(shmemGetPage(w.k, mapping, 0));
     expect(now).not.toBe(old);
     // Locked by somebody, truncated meanwhile: a fresh page is made.
     folioTrylock(w.k, now);
-    const waiting = shmemGetFolio(w.k, mapping, 0);
+    const waiting = shmemGetPage(w.k, mapping, 0);
     expect(waiting.next().value).toBe(YP_WAIT);
     mapping.pages.delete(0);
     w.k.state.frames.mapping[now] = 0;
