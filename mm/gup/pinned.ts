@@ -4,13 +4,15 @@
  */
 import { PAGE_SIZE } from '#emu';
 import type { Kernel } from '../types.ts';
-import { folioMaybeDmaPinned } from '../folio/pin.ts';
+import { folioMaybeDmaPinned, isZeroFolio } from '../folio/pin.ts';
 import { folioOf } from '../folio/folio.ts';
 
 const checkPinned = (k: Kernel, page: number, offset: number, lenBytes: number): void => {
   if (offset < 0 || lenBytes < 0 || offset + lenBytes > PAGE_SIZE)
     throw new Error(`pinned page ${page}: [${offset}, +${lenBytes}) leaves the page`);
-  if (k.checked && page !== k.state.zeroPage && !folioMaybeDmaPinned(k, folioOf(k, page)))
+  if (!k.checked) return;
+  const folio = folioOf(k, page);
+  if (!isZeroFolio(k, folio) && !folioMaybeDmaPinned(k, folio))
     throw new Error(`page ${page} is not pinned`);
 };
 

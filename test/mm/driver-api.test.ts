@@ -1,6 +1,17 @@
 /** The door for modules: pins only, and bytes of pinned pages. */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
+import {
+  HPAGE_PMD_ORDER,
+  HPAGE_PMD_SIZE,
+  MADV_HUGEPAGE,
+  madvise,
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_PRIVATE,
+  mmap,
+  PROT_READ,
+} from '#mm';
 import * as door from '#mm/driver-api';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
 import { mmCreate } from '../../mm/vma/mm.ts';
@@ -34,6 +45,24 @@ describe('mm/driver-api', () => {
     door.drive(door.unpinUserPagesDirtyLock(k, pages, 2, true));
     expect(load(k, mm, hva + PAGE_SIZE + 4090)).toBe(8);
     expect(byteOf(k, pageAt(k, mm, hva + PAGE_SIZE), 4092)).toBe(6);
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('zero pages, the small and the huge, are pinned without counting and can be read', () => {
+    k.state.thp.madvise = 1 << HPAGE_PMD_ORDER;
+    const at = 64 * HPAGE_PMD_SIZE;
+    const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    door.drive(mmap(k, mm, { hva: at, lenBytes: HPAGE_PMD_SIZE, prot: PROT_READ, flags }));
+    door.drive(madvise(k, mm, at, HPAGE_PMD_SIZE, MADV_HUGEPAGE));
+    const huge = at + 5 * PAGE_SIZE;
+    for (const hva of [mapAnon(k, mm, 1), huge]) {
+      expect(door.drive(door.pinUserPagesUnlocked(k, mm, hva, 1, 0, pages))).toBe(1);
+      const into = Uint8Array.of(1, 1);
+      door.readPinnedPage(k, pages[0]!, PAGE_SIZE - 2, into, 0, 2);
+      expect([...into]).toEqual([0, 0]);
+      door.unpinUserPage(k, pages[0]!);
+    }
+    expect(pages[0]).toBe(k.state.hugeZeroFolio + 5);
     expect(violations(k)).toEqual([]);
   });
 
