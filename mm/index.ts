@@ -165,7 +165,7 @@ export type { GupApi, Policy, PolicyName } from './policy.ts';
 export { kpageFlagNames, procKpagecount, procKpageflags } from './proc/kpage.ts';
 export { procMaps } from './proc/maps.ts';
 export { procMeminfo } from './proc/meminfo.ts';
-export { procPagemap } from './proc/pagemap.ts';
+export { PM_PRESENT, PM_SWAP, procPagemap } from './proc/pagemap.ts';
 export { procSmaps } from './proc/smaps.ts';
 export { procVmstat } from './proc/vmstat.ts';
 export { HostProcess } from './process.ts';
