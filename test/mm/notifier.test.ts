@@ -2,19 +2,30 @@
 import { PAGE_SIZE } from '#emu';
 import {
   drive,
+  EAGAIN,
+  EINVAL,
   fork,
   type HostProcess,
-  madviseDontneed,
+  MADV_DONTNEED,
+  MMU_NOTIFY_CLEAR,
+  madvise,
   MAP_PRIVATE,
   MAP_SHARED,
   migrateFolio,
   mmap,
   mmCreate,
   mmExit,
+  mmuNotifierClearFlushYoung,
+  mmuNotifierClearYoung,
   mmuNotifierRegister,
+  mmuNotifierTestYoung,
   mmuNotifierUnregister,
   mprotect,
   munmap,
+  type NotifierOps,
+  notifierRange,
+  notifyRangeStart,
+  notifyRangeStartNonblock,
   PROT_READ,
   shmemCreate,
   YP_NOTIFIER_END,
@@ -53,7 +64,7 @@ describe('start before the entries change, end after the flush', () => {
 
   it('MADV_DONTNEED: CLEAR', () => {
     const { w, p, hva } = world(2);
-    drive(madviseDontneed(w.k, p.mm, hva, PAGE_SIZE));
+    drive(madvise(w.k, p.mm, hva, PAGE_SIZE, MADV_DONTNEED));
     expect(w.log).toEqual(['start CLEAR 1', 'flush', 'end CLEAR 1']);
   });
 
@@ -156,5 +167,91 @@ describe('subscriptions', () => {
     drive(munmap(w.k, p.mm, hva, PAGE_SIZE));
     expect(w.log).toEqual(['flush', 'flush']);
     expect(() => mmuNotifierRegister(w.k, mmCreate(w.k), 'nobody', 1)).toThrow(/nobody/);
+  });
+});
+
+describe('ranges that may not block', () => {
+  const nonblock = (w: World, p: HostProcess, hva: number): number =>
+    notifyRangeStartNonblock(w.k, notifierRange(p.mm, hva, hva + PAGE_SIZE, MMU_NOTIFY_CLEAR));
+
+  it('one that would have to block: -EAGAIN; the others are told of the start, and of the end at once', () => {
+    const { w, p, hva } = world(1);
+    w.k.notifierOps.set('busy', { invalidateRangeStart: () => -EAGAIN });
+    mmuNotifierRegister(w.k, p.mm, 'busy', 1);
+    recordNotifier(w, 'after');
+    mmuNotifierRegister(w.k, p.mm, 'after', 1);
+    expect(nonblock(w, p, hva)).toBe(-EAGAIN);
+    expect(w.log).toEqual(['start CLEAR 1', 'start CLEAR 1', 'end CLEAR 1', 'end CLEAR 1']);
+  });
+
+  it('without such a one it is 0, and nobody is told of an end', () => {
+    const { w, p, hva } = world(1);
+    expect(nonblock(w, p, hva)).toBe(0);
+    expect(w.log).toEqual(['start CLEAR 1']);
+  });
+
+  it('who may fail must have no end, and a range that may block must not fail', () => {
+    const { w, p, hva } = world(1);
+    w.k.notifierOps.set('busy', {
+      invalidateRangeStart: () => -EAGAIN,
+      invalidateRangeEnd: () => {},
+    });
+    mmuNotifierRegister(w.k, p.mm, 'busy', 1);
+    expect(() => nonblock(w, p, hva)).toThrow(/has an end/);
+    w.k.notifierOps.set('busy', { invalidateRangeStart: () => -EAGAIN });
+    const range = notifierRange(p.mm, hva, hva + PAGE_SIZE, MMU_NOTIFY_CLEAR);
+    expect(() => notifyRangeStart(w.k, range)).toThrow(/may block/);
+  });
+});
+
+describe('hardware that walks the primary tables (arch_invalidate_secondary_tlbs)', () => {
+  const archOps = (w: World): NotifierOps => ({
+    archInvalidateSecondaryTlbs: (_owner, _mm, start, end) =>
+      w.log.push(`secondary TLBs ${(end - start) / PAGE_SIZE}`),
+  });
+
+  it('is told with each flush, when the entries have changed already', () => {
+    const { w, p, hva } = world(2);
+    w.k.notifierOps.set('arch', archOps(w));
+    mmuNotifierRegister(w.k, p.mm, 'arch', 1);
+    drive(mprotect(w.k, p.mm, hva, 2 * PAGE_SIZE, PROT_READ));
+    const event = 'PROTECTION_VMA 2';
+    expect(w.log).toEqual([`start ${event}`, 'flush', 'secondary TLBs 2', `end ${event}`]);
+  });
+
+  it('has neither start nor end: both is -EINVAL', () => {
+    const { w, p } = world(1);
+    w.k.notifierOps.set('both', { ...archOps(w), invalidateRangeEnd: () => {} });
+    expect(mmuNotifierRegister(w.k, p.mm, 'both', 1)).toBe(-EINVAL);
+    w.k.notifierOps.set('both', { ...archOps(w), invalidateRangeStart: () => 0 });
+    expect(mmuNotifierRegister(w.k, p.mm, 'both', 1)).toBe(-EINVAL);
+    expect(p.mm.notifiers.length).toBe(1);
+  });
+});
+
+describe('aging', () => {
+  it('is the or of what the subscribers say; clearing asks all of them, testing stops at the first', () => {
+    const { w, p, hva } = world(1);
+    const asked: string[] = [];
+    const ages = (name: string, young: boolean): void => {
+      const say = (how: string) => () => {
+        asked.push(`${name} ${how}`);
+        return young;
+      };
+      w.k.notifierOps.set(name, {
+        testYoung: say('test'),
+        clearYoung: say('clear'),
+        clearFlushYoung: say('flush'),
+      });
+      mmuNotifierRegister(w.k, p.mm, name, 1);
+    };
+    ages('a', true);
+    ages('b', false);
+    expect(mmuNotifierTestYoung(w.k, p.mm, hva)).toBe(true);
+    expect(mmuNotifierClearYoung(w.k, p.mm, hva, hva + PAGE_SIZE)).toBe(true);
+    expect(mmuNotifierClearFlushYoung(w.k, p.mm, hva, hva + PAGE_SIZE)).toBe(true);
+    expect(asked).toEqual(['a test', 'a clear', 'b clear', 'a flush', 'b flush']);
+    mmuNotifierUnregister(p.mm, 'a', 1);
+    expect(mmuNotifierTestYoung(w.k, p.mm, hva)).toBe(false);
   });
 });
