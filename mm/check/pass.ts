@@ -15,6 +15,7 @@ export interface MmPass {
   anon: number;
   file: number;
   swap: number;
+  hugetlb: number;
   tables: number;
   /** Entries for which a table must be kept back. */
   hugeEntries: number;

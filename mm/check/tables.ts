@@ -1,6 +1,6 @@
 /**
  * Sanitizer: what the page tables of one address space must satisfy, entry by entry, and what it
- * counts of itself: resident pages, swapped pages, page-table pages.
+ * counts of itself: resident pages, swapped pages, those of hugetlb, page-table pages.
  *
  * I1 a writable entry of an anonymous page: the page is exclusive. I3 an exclusive page is mapped by
  * that one entry alone; of a folio that one entry maps whole, the head says it for all. What a VMA
@@ -47,6 +47,7 @@ export const checkMm = (
     anon: 0,
     file: 0,
     swap: 0,
+    hugetlb: 0,
     tables: 0,
     hugeEntries: 0,
   };
@@ -65,7 +66,7 @@ export const checkMm = (
 };
 
 const checkCounts = (
-  { mm, anon, file, swap, tables, hugeEntries, report }: MmPass,
+  { mm, anon, file, swap, hugetlb, tables, hugeEntries, report }: MmPass,
   settled: boolean,
 ): void => {
   const who = `mm ${mm.id}`;
@@ -74,6 +75,8 @@ const checkCounts = (
   if (anon !== mm.rssAnon) report.push(`${who}: ${anon} anonymous pages, rss ${mm.rssAnon}`);
   if (file !== mm.rssFile) report.push(`${who}: ${file} file pages, rss ${mm.rssFile}`);
   if (swap !== mm.rssSwap) report.push(`${who}: ${swap} swapped pages, counted ${mm.rssSwap}`);
+  if (hugetlb !== mm.hugetlbUsage)
+    report.push(`${who}: ${hugetlb} pages of hugetlb, counted ${mm.hugetlbUsage}`);
   const kept = mm.deposited.length;
   if (kept < hugeEntries || (settled && kept !== hugeEntries))
     report.push(`${who}: ${kept} tables kept back for ${hugeEntries} huge entries`);
@@ -182,8 +185,11 @@ const checkFolioEntry = (
   }
   if (anon) checkAnonEntry(pass, hva, page, folio, writable, level);
   countEntry(census, mm.id, page, folio, level);
-  if (hugetlb) return;
   const nr = levelPages(level);
+  if (hugetlb) {
+    pass.hugetlb += nr;
+    return;
+  }
   if (anon) pass.anon += nr;
   else pass.file += nr;
   if (anon && level > 0) pass.hugeEntries++;

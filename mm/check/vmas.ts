@@ -2,14 +2,16 @@
  * Sanitizer: VMAs, and whether the reverse map leads from a page back to every entry that maps it.
  * No overlap, both ways between a VMA and its file and anon_vmas, the file's page in a file's entry.
  */
+import { PAGE_SIZE } from '#emu';
 import { PG_ANON, PG_DEVICE_COHERENT, PG_HUGETLB, PG_KSM, PG_P2PDMA } from '../frames/table.ts';
 import type { AddressSpace, MmStruct, Vma } from '../types.ts';
-import { linearPageIndex, VM_SHARED } from '../vma/flags.ts';
+import { linearPageIndex, VM_LOCKED, VM_SHARED } from '../vma/flags.ts';
 import { type MmPass, whereOf } from './pass.ts';
 
 /** Checks the list of an address space's VMAs. */
 export const checkVmas = (mm: MmStruct, report: string[]): void => {
   let end = 0;
+  let locked = 0;
   for (const vma of mm.vmas) {
     const say = (what: string): void => {
       const range = `[0x${vma.start.toString(16)}, 0x${vma.end.toString(16)})`;
@@ -17,6 +19,7 @@ export const checkVmas = (mm: MmStruct, report: string[]): void => {
     };
     if (vma.start >= vma.end || vma.start < end) say(' is empty or overlaps');
     end = vma.end;
+    if ((vma.flags & VM_LOCKED) !== 0) locked += (vma.end - vma.start) / PAGE_SIZE;
     if (vma.mm !== mm) say(` belongs to mm ${vma.mm.id}`);
     if (vma.mapping !== null && !vma.mapping.vmas.includes(vma))
       say(` is missing from mapping ${vma.mapping.id}`);
@@ -25,6 +28,9 @@ export const checkVmas = (mm: MmStruct, report: string[]): void => {
     if (vma.anonVma !== null && !vma.anonChain.includes(vma.anonVma))
       say(': its anon_vma is not in its chain');
   }
+  // Whoever changes VMAs counts under the lock.
+  if (locked !== mm.lockedVm && !mm.mmapLock.writer)
+    report.push(`mm ${mm.id}: ${locked} pages in locked VMAs, counted ${mm.lockedVm}`);
 };
 
 /** Would the reverse map find this entry, and is it the right page of the file? */

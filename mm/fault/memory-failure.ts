@@ -41,6 +41,7 @@ import {
   PG_UNEVICTABLE,
 } from '../frames/table.ts';
 import { MAX_PAGE_ORDER } from '../frames/zone.ts';
+import { hugetlbCountAdd } from '../hugetlb/fault.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -145,6 +146,7 @@ const unmapHugetlb = (k: Kernel, folio: number): void => {
     flushTlbRange(k, vma.mm, hva, hva + lenBytes);
     setPteAt(k, word, makeHwpoisonEntry(folio));
     folioRemoveRmapPmd(k, folio);
+    hugetlbCountAdd(vma.mm, -folioNrPages(k, folio));
     folioPut(k, folio);
     if (range !== null) notifyRangeEnd(k, range);
   }

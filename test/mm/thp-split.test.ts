@@ -13,6 +13,7 @@ import {
   type HostProcess,
   MADV_DONTNEED,
   madvise,
+  mlock,
   mmap,
   MAP_FIXED,
   MAP_SHARED,
@@ -29,7 +30,6 @@ import {
   YP_WAIT,
 } from '#mm';
 import { FOLL_WRITE, pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
-import { setField } from '#cells';
 import { describe, expect, it } from 'vitest';
 import {
   folioAddLru,
@@ -50,7 +50,6 @@ import { folioAllocSwap } from '../../mm/swap/cache.ts';
 import { swapon } from '../../mm/swap/slots.ts';
 import { splitFolio } from '../../mm/thp/split.ts';
 import type { AddressSpace, Kernel } from '../../mm/types.ts';
-import { VM_LOCKED } from '../../mm/vma/flags.ts';
 import { findVma } from '../../mm/vma/vma.ts';
 import { addRss } from '../../mm/vma/zap.ts';
 import { createProcess, createWorld, entryAt, exit, pageAt, RW, stepTo } from './support.ts';
@@ -135,8 +134,7 @@ describe('an anonymous folio', () => {
       mapAt(p, HPAGE_PMD_NR);
       fill(p, AT, 8, 1);
       const folio = ptePage(pmdAt(p, AT));
-      const vma = findVma(p.mm, AT);
-      if (locked && vma !== null) setField(vma, 'flags', vma.flags | VM_LOCKED);
+      if (locked) expect(drive(mlock(p.k, p.mm, AT, HPAGE_PMD_SIZE))).toBe(0);
       const free = nrFreePages(w.k);
       expect(drive(splitHugePage(w.k, folio))).toBe(0);
       expect(p.mm.rssAnon).toBe(locked ? HPAGE_PMD_NR : 8);
