@@ -10,6 +10,7 @@ import { helpText, isCommand } from './cli/help.ts';
 import { reasonOf } from './cli/input.ts';
 import { resumeCommand } from './cli/resume.ts';
 import { runCommand } from './cli/run.ts';
+import { selftestCommand } from './cli/selftest.ts';
 import { EXIT_FAILED, EXIT_OK, EXIT_USAGE, FailureError, UsageError } from './cli/usage-error.ts';
 import { version } from './cli/version.ts';
 
@@ -24,6 +25,7 @@ const COMMANDS: Record<string, Command> = {
   audit: auditCommand,
   bench: benchCommand,
   explore: exploreCommand,
+  selftest: selftestCommand,
 };
 
 const unknownCommand = (word: string): UsageError =>

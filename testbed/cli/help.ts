@@ -12,6 +12,7 @@ commands:
   audit                every user of GUP: its API under a policy, its hold, what is unsafe about it
   bench [SUITE...]     measure: translate, hart, gup
   explore NAME         every interleaving of a small scenario, up to a bound on preemptions
+  selftest [PATTERN]   the matrix of the kernel's COW self-test: every kind of memory, by its bytes
 
 options of every command:
   --help, -h           what it does, its options and an example
@@ -94,6 +95,22 @@ gup (GUP-fast and PIN-fast by batch and mapping size, present and faulted in).
   --json                   an array of rows
 
 example: gupbed bench translate --rounds 7
+`,
+  selftest: `usage: gupbed selftest [PATTERN] [options]
+
+Runs the matrix of the Linux kernel's self-test cow on the host model, by its names: fork, vmsplice,
+fixed buffers of io_uring and pins, each with every kind of memory. A row is ok when every process,
+pipe and pin sees the bytes that it must see, and nothing is left of the row afterwards.
+
+  PATTERN                  only rows with this in their names; * stands for anything
+  --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
+  --set USER=API           the policy with one user changed, any number of times (gupbed audit)
+  --list                   print the names of the rows and run nothing
+  --tap                    TAP 13, as the kernel's self-tests print it
+  --json                   one JSON object
+
+exit code: 1 when a row is not ok, otherwise 0; a row that was skipped says why
+example: gupbed selftest 'vmsplice*hugetlb' --policy target
 `,
   explore: `usage: gupbed explore NAME [options]
        gupbed explore list

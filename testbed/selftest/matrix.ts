@@ -1,10 +1,16 @@
 /** The rows, in the order and by the names of the kernel's own test: tools/testing/selftests/mm/cow.c. */
+import { HUGETLB_ORDER_1G, HUGETLB_ORDER_2M } from '#mm';
 import { BASE_KINDS } from './kinds/base.ts';
-import { TWICE_MAPPED_KINDS } from './kinds/twice-mapped.ts';
+import { hugetlbKind } from './kinds/hugetlb.ts';
+import { COLLAPSIBLE, THP_KINDS } from './kinds/thp.ts';
+import { hugetlbFileKind, TWICE_MAPPED_KINDS } from './kinds/twice-mapped.ts';
 import type { Kind, Memory, Scenario } from './scenario.ts';
+import { COLLAPSE_SCENARIOS } from './scenarios/collapse.ts';
+import { FIXED_BUFFER_SCENARIOS } from './scenarios/fixed-buffer.ts';
 import { FORK_SCENARIOS } from './scenarios/fork.ts';
 import { PIN_SCENARIOS } from './scenarios/pins.ts';
 import { TWICE_MAPPED_SCENARIOS } from './scenarios/twice-mapped.ts';
+import { VMSPLICE_SCENARIOS } from './scenarios/vmsplice.ts';
 import type { Trial } from './trial.ts';
 
 export interface Row {
@@ -13,19 +19,36 @@ export interface Row {
   run(trial: Trial): void;
 }
 
+/** A scenario with memory of a kind. */
+const rowOf = <M extends Memory>(name: string, scenario: Scenario<M>, kind: Kind<M>): Row => ({
+  name,
+  run: (trial) => scenario.run(trial, kind.make(trial)),
+});
+
 /** Every scenario with every kind. */
 const product = <M extends Memory>(
   scenarios: readonly Scenario<M>[],
   kinds: readonly Kind<M>[],
 ): Row[] =>
   scenarios.flatMap((scenario) =>
-    kinds.map((kind) => ({
-      name: `${scenario.title} ... with ${kind.title}`,
-      run: (trial) => scenario.run(trial, kind.make(trial)),
-    })),
+    kinds.map((kind) => rowOf(`${scenario.title} ... with ${kind.title}`, scenario, kind)),
   );
 
-export const MATRIX: readonly Row[] = [
-  ...product([...FORK_SCENARIOS, ...PIN_SCENARIOS], BASE_KINDS),
-  ...product(TWICE_MAPPED_SCENARIOS, TWICE_MAPPED_KINDS),
+/** @param hugetlbOrders sizes that the host has pools of */
+const matrixOf = (hugetlbOrders: readonly number[]): Row[] => [
+  ...product(
+    [...FORK_SCENARIOS, ...VMSPLICE_SCENARIOS, ...FIXED_BUFFER_SCENARIOS, ...PIN_SCENARIOS],
+    [...BASE_KINDS, ...THP_KINDS, ...hugetlbOrders.map(hugetlbKind)],
+  ),
+  ...COLLAPSE_SCENARIOS.map((scenario) => rowOf(scenario.title, scenario, COLLAPSIBLE)),
+  ...product(TWICE_MAPPED_SCENARIOS, [
+    ...TWICE_MAPPED_KINDS,
+    ...hugetlbOrders.map(hugetlbFileKind),
+  ]),
 ];
+
+/** The rows of a host with a pool of 2 MiB pages. */
+export const MATRIX: readonly Row[] = matrixOf([HUGETLB_ORDER_2M]);
+
+/** The rows of a host with a pool of 1 GiB pages besides. */
+export const GIGANTIC_MATRIX: readonly Row[] = matrixOf([HUGETLB_ORDER_2M, HUGETLB_ORDER_1G]);

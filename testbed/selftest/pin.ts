@@ -4,8 +4,9 @@ import {
   drive,
   FOLL_LONGTERM,
   type Kernel,
+  mmapRead,
+  pinUserPages,
   pinUserPagesFast,
-  pinUserPagesUnlocked,
   readPinnedPage,
   unpinUserPages,
 } from '#mm/driver-api';
@@ -30,11 +31,14 @@ export class LongtermPin {
     this.pages = new Int32Array(nrPages);
     this.nrPinned = 0;
     trial.defer(() => this.release());
-    const pin = fast ? pinUserPagesFast : pinUserPagesUnlocked;
     while (this.nrPinned < nrPages) {
       const at = hva + this.nrPinned * PAGE_SIZE;
       const rest = this.pages.subarray(this.nrPinned);
-      const pinned = drive(pin(k, mm, at, rest.length, FOLL_LONGTERM, rest));
+      const pinned = drive(
+        fast
+          ? pinUserPagesFast(k, mm, at, rest.length, FOLL_LONGTERM, rest)
+          : mmapRead(mm, pinUserPages(k, mm, at, rest.length, FOLL_LONGTERM, rest)),
+      );
       if (must('the pin', pinned) === 0)
         throw new RowFailed(`the pin stops at page ${this.nrPinned}`);
       this.nrPinned += pinned;

@@ -53,12 +53,11 @@ const runRow = (world: World, { name, run }: Row): { result: RowResult; clean: b
     }
   };
   attempt(() => run(trial));
-  let clean = attempt(() => trial.end());
-  clean &&= attempt(() => {
-    const left = leftBehind(world);
-    failures.push(...left);
-    clean = left.length === 0;
-  });
+  const ended = attempt(() => trial.end());
+  const left: string[] = [];
+  const checked = ended && attempt(() => void left.push(...leftBehind(world)));
+  const clean = checked && left.length === 0;
+  failures.push(...left);
   if (failures.length > 0) return { result: { name, answer: 'not ok', reasons: failures }, clean };
   if (skipped !== null) return { result: { name, answer: 'skip', reasons: [skipped] }, clean };
   return { result: { name, answer: 'ok', reasons: [] }, clean };

@@ -7,22 +7,44 @@ import {
   drive,
   fork,
   HostProcess,
+  MADV_COLLAPSE,
+  MADV_DOFORK,
+  MADV_DONTFORK,
+  MADV_DONTNEED,
+  MADV_HUGEPAGE,
+  MADV_NOHUGEPAGE,
+  MADV_PAGEOUT,
+  madvise,
   MAP_ANONYMOUS,
   MAP_PRIVATE,
   mmap,
   type MmapRequest,
   mmExit,
+  MREMAP_FIXED,
+  MREMAP_MAYMOVE,
   mprotect,
+  mremap,
   munmap,
   PROT_READ,
   PROT_WRITE,
 } from '#mm';
 import { errnoName } from '../report/errno-names.ts';
 import { type Content, contentAt, differsFrom } from './content.ts';
+import { isFolioMapped, isSwappedOut } from './look.ts';
 import type { Trial } from './trial.ts';
-import { must, RowFailed } from './verdict.ts';
+import { must, mustOrSkip, RowFailed, RowSkipped } from './verdict.ts';
 
 export const RW = PROT_READ | PROT_WRITE;
+/** Advices that always do what they say, by their names. */
+const ADVICES = {
+  MADV_DOFORK,
+  MADV_DONTFORK,
+  MADV_DONTNEED,
+  MADV_HUGEPAGE,
+  MADV_NOHUGEPAGE,
+};
+export type Advice = keyof typeof ADVICES;
+
 /** Bytes that are loaded at once. */
 const CHUNK_BYTES = 64 * 1024;
 
@@ -58,6 +80,49 @@ export class Task {
   mprotect(hva: number, lenBytes: number, prot: number): void {
     const { k, mm } = this.process;
     must('mprotect()', drive(mprotect(k, mm, hva, lenBytes, prot)));
+  }
+
+  madvise(hva: number, lenBytes: number, advice: Advice): void {
+    const { k, mm } = this.process;
+    must(`madvise(${advice})`, drive(madvise(k, mm, hva, lenBytes, ADVICES[advice])));
+  }
+
+  /** MADV_COLLAPSE. @throws RowSkipped where the kernel makes no huge page of it */
+  collapse(hva: number, lenBytes: number): void {
+    const { k, mm } = this.process;
+    mustOrSkip('madvise(MADV_COLLAPSE)', drive(madvise(k, mm, hva, lenBytes, MADV_COLLAPSE)));
+  }
+
+  /** MADV_PAGEOUT. @throws RowSkipped unless every page is swapped out afterwards */
+  pageOut(hva: number, lenBytes: number): void {
+    const { k, mm } = this.process;
+    mustOrSkip('madvise(MADV_PAGEOUT)', drive(madvise(k, mm, hva, lenBytes, MADV_PAGEOUT)));
+    if (!isSwappedOut(this.process, hva, lenBytes))
+      throw new RowSkipped('madvise(MADV_PAGEOUT) left pages in memory');
+  }
+
+  /** Writes one byte, which must give the process a folio of this order. @throws RowSkipped */
+  writeFolio(hva: number, order: number): void {
+    must('a store', this.process.store8(hva, 1));
+    this.mustMapFolio(hva, order);
+  }
+
+  /** The same by reading. */
+  readFolio(hva: number, order: number): void {
+    must('a load', this.process.load8(hva));
+    this.mustMapFolio(hva, order);
+  }
+
+  private mustMapFolio(hva: number, order: number): void {
+    if (!isFolioMapped(this.process, hva, order))
+      throw new RowSkipped(`the host gave no folio of ${1 << order} pages`);
+  }
+
+  /** mremap() to where something else is mapped, which goes. */
+  moveTo(hva: number, lenBytes: number, newHva: number): void {
+    const { k, mm } = this.process;
+    const flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+    must('mremap()', drive(mremap(k, mm, hva, lenBytes, lenBytes, flags, newHva)));
   }
 
   /** @returns the child, which ends with the row unless it exits before */

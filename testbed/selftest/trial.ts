@@ -17,10 +17,20 @@ export class Trial {
     this.undo.push(undo);
   }
 
-  /** A process with nothing mapped. */
+  /** Until the end of the row all anonymous memory may have folios of one order, and of no other. */
+  onlyThpOrder(order: number): void {
+    const { thp } = this.world.k.state;
+    const { always, madvise } = thp;
+    this.defer(() => Object.assign(thp, { always, madvise }));
+    Object.assign(thp, { always: 1 << order, madvise: 0 });
+  }
+
+  /** A process with nothing mapped; it may lock as much memory as there is. */
   start(): Task {
     const { k, mmu } = this.world;
-    return new Task(this, new HostProcess(k, mmCreate(k), mmu));
+    const mm = mmCreate(k);
+    mm.rlimitMemlock = Number.POSITIVE_INFINITY;
+    return new Task(this, new HostProcess(k, mm, mmu));
   }
 
   /** Gives everything back. Goes on after a step that throws, and throws the first error at its end. */

@@ -1,11 +1,22 @@
 /** Pages of private mappings that are not anonymous: zero pages, and pages of files. */
 import { PAGE_SIZE } from '#emu';
-import { drive, MAP_PRIVATE, MAP_SHARED, PROT_READ, shmemCreate, shmemPut } from '#mm';
+import {
+  type AddressSpace,
+  drive,
+  HPAGE_PMD_ORDER,
+  HPAGE_PMD_SIZE,
+  hugetlbFileSetup,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  PROT_READ,
+  shmemCreate,
+  shmemPut,
+} from '#mm';
 import { ZEROES } from '../content.ts';
 import type { Kind, TwiceMapped } from '../scenario.ts';
 import { RW, type Task } from '../task.ts';
 import type { Trial } from '../trial.ts';
-import { RowFailed } from '../verdict.ts';
+import { RowFailed, RowSkipped } from '../verdict.ts';
 
 /** Reads both mappings, which maps what they have. @throws RowFailed where that is not zeroes */
 const populated = (task: Task, hva: number, otherHva: number, lenBytes: number): TwiceMapped => {
@@ -21,19 +32,43 @@ const zeroPage = (trial: Trial): TwiceMapped => {
   return populated(task, hva, task.mapAnon(PAGE_SIZE, PROT_READ), PAGE_SIZE);
 };
 
-/** A file of one page, mapped privately, and shared by the mapping that only reads. */
-const shmemFile = (trial: Trial): TwiceMapped => {
-  const { k } = trial.world;
-  const mapping = shmemCreate(k, 1);
-  trial.defer(() => drive(shmemPut(k, mapping)));
+/** Aligned memory that asks for huge pages, and gets the one that is zero for the first that reads it. */
+const hugeZeroPage = (trial: Trial): TwiceMapped => {
   const task = trial.start();
-  const lenBytes = PAGE_SIZE;
+  const [hva, otherHva] = [RW, PROT_READ].map((prot) => {
+    const mapped = task.mapAnon(2 * HPAGE_PMD_SIZE, prot);
+    const at = Math.ceil(mapped / HPAGE_PMD_SIZE) * HPAGE_PMD_SIZE;
+    task.madvise(at, HPAGE_PMD_SIZE, 'MADV_HUGEPAGE');
+    task.readFolio(at, HPAGE_PMD_ORDER);
+    return at;
+  });
+  if (hva === undefined || otherHva === undefined) throw new Error('two mappings were made');
+  return populated(task, hva, otherHva, HPAGE_PMD_SIZE);
+};
+
+/** A file, mapped privately, and shared by the mapping that only reads. */
+const file = (trial: Trial, mapping: AddressSpace): TwiceMapped => {
+  trial.defer(() => drive(shmemPut(trial.world.k, mapping)));
+  const task = trial.start();
+  const lenBytes = mapping.nrPages * PAGE_SIZE;
   const hva = task.mmap({ lenBytes, prot: RW, flags: MAP_PRIVATE, mapping });
   const otherHva = task.mmap({ lenBytes, prot: PROT_READ, flags: MAP_SHARED, mapping });
   return populated(task, hva, otherHva, lenBytes);
 };
 
+/** A file of one huge page. @param order log2 of its pages */
+export const hugetlbFileKind = (order: number): Kind<TwiceMapped> => ({
+  title: `memfd hugetlb (${(PAGE_SIZE / 1024) * 2 ** order} kB)`,
+  make: (trial) => {
+    const mapping = hugetlbFileSetup(trial.world.k, order, 2 ** order);
+    if (typeof mapping === 'number')
+      throw new RowSkipped(`no file of huge pages of order ${order}`);
+    return file(trial, mapping);
+  },
+});
+
 export const TWICE_MAPPED_KINDS: readonly Kind<TwiceMapped>[] = [
   { title: 'shared zeropage', make: zeroPage },
-  { title: 'tmpfile', make: shmemFile },
+  { title: 'tmpfile', make: (trial) => file(trial, shmemCreate(trial.world.k, 1)) },
+  { title: 'huge zeropage', make: hugeZeroPage },
 ];

@@ -27,7 +27,8 @@ export const mustHold = (task: Task, memory: Memory, what: string): void => {
   if (at >= 0) throw new RowFailed(`${what}: byte ${at} differs`);
 };
 
-const writeInParent = (memory: Memory, protect: boolean): void => {
+/** Forks, writes in the parent, and looks at what the child sees. */
+export const writeInParent = (memory: Memory, protect: boolean): void => {
   const { task: parent, hva, lenBytes } = memory;
   const child = parent.fork();
   mustHold(child, memory, 'the child does not see what its parent wrote before fork()');

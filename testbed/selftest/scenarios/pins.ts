@@ -19,13 +19,12 @@ export const writeUnderPin = (trial: Trial, memory: Memory, fast: boolean): void
   if (at >= 0) throw new RowFailed(`the pin does not see what the process writes: byte ${at}`);
   if (task.differsAt(hva, lenBytes, MODIFIED) >= 0)
     throw new RowFailed('the process does not see what it has written');
-  pin.release();
 };
 
 /** What becomes of the pages before they are pinned, so that they are mapped read-only. */
 type Before = (memory: Memory) => void;
 
-/** A child has them too. */
+/** A child has them too, until the end of the row. */
 const shared: Before = ({ task }) => {
   task.fork();
 };
@@ -33,7 +32,7 @@ const shared: Before = ({ task }) => {
 /** A child has had them. */
 const previouslyShared: Before = ({ task }) => task.fork().exit();
 
-const scenario = (before: Before, title: string, fast: boolean): Scenario => ({
+const scenario = (title: string, before: Before, fast: boolean): Scenario => ({
   title,
   run: (trial, memory) => {
     before(memory);
@@ -41,12 +40,13 @@ const scenario = (before: Before, title: string, fast: boolean): Scenario => ({
   },
 });
 
-export const PIN_SCENARIOS: readonly Scenario[] = (
-  [
-    ['shared', shared],
-    ['previously-shared', previouslyShared],
-  ] as const
-).flatMap(([title, before]) => [
-  scenario(before, `R/O GUP pin on R/O-mapped ${title} page`, false),
-  scenario(before, `R/O GUP-fast pin on R/O-mapped ${title} page`, true),
+/** By the name that the rows have for it. */
+const BEFORE: readonly [string, Before][] = [
+  ['shared', shared],
+  ['previously-shared', previouslyShared],
+];
+
+export const PIN_SCENARIOS: readonly Scenario[] = BEFORE.flatMap(([page, before]) => [
+  scenario(`R/O GUP pin on R/O-mapped ${page} page`, before, false),
+  scenario(`R/O GUP-fast pin on R/O-mapped ${page} page`, before, true),
 ]);
