@@ -175,6 +175,7 @@ export { nameGupUser, provenanceStart, provenanceStop } from './provenance/prove
 export type { Hold, Provenance } from './provenance/provenance.ts';
 export { folioTryShareAnonRmap } from './rmap/rmap.ts';
 export { createVmStat } from './stat.ts';
+export { swapon } from './swap/slots.ts';
 export { collapseHugePage } from './thp/collapse.ts';
 export { splitHugePage } from './thp/split.ts';
 export { splitHugePmd } from './thp/split-pmd.ts';
