@@ -16,6 +16,8 @@ export {
 export { folioAddPins } from './folio/pin.ts';
 export { pinUserPagesFast } from './gup/fast.ts';
 export type { GupLocked } from './gup/legality.ts';
+export { memfdPinFolios } from './gup/memfd.ts';
+export type { FolioOffset } from './gup/memfd.ts';
 export { pinnedPageOffset, readPinnedPage, writePinnedPage } from './gup/pinned.ts';
 export { pinUserPages, pinUserPagesRemote, pinUserPagesUnlocked } from './gup/slow.ts';
 export {
@@ -30,5 +32,5 @@ export {
 export { drive, YP_DMA_COMPLETING, YP_DMA_SUBMITTED, YP_WAIT } from './path.ts';
 export type { Path } from './path.ts';
 export { nameGupUser } from './provenance/provenance.ts';
-export type { Kernel, MmStruct } from './types.ts';
+export type { AddressSpace, Kernel, MmStruct } from './types.ts';
 export { mmapRead, mmapReadLock, mmapReadTrylock, mmapReadUnlock } from './vma/lock.ts';

@@ -69,6 +69,25 @@ export type { FrameTable } from './frames/table.ts';
 export { MAX_PAGE_ORDER, nrFreePages } from './frames/zone.ts';
 export type { Zone } from './frames/zone.ts';
 export { mappingGet as shmemGet, mappingPut as shmemPut } from './fs/mapping.ts';
+export {
+  MFD_ALLOW_SEALING,
+  MFD_CLOEXEC,
+  MFD_EXEC,
+  MFD_HUGETLB,
+  MFD_NOEXEC_SEAL,
+  memfdAddSeals,
+  memfdCreate,
+  memfdGetSeals,
+} from './fs/memfd.ts';
+export {
+  F_ALL_SEALS,
+  F_SEAL_EXEC,
+  F_SEAL_FUTURE_WRITE,
+  F_SEAL_GROW,
+  F_SEAL_SEAL,
+  F_SEAL_SHRINK,
+  F_SEAL_WRITE,
+} from './fs/seals.ts';
 export { secretmemCreate } from './fs/secretmem.ts';
 export { shmemCreate, shmemRead, shmemWrite } from './fs/shmem.ts';
 export { faultInReadable, faultInSafeWriteable, faultInWriteable } from './gup/fault-in.ts';

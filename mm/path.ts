@@ -37,6 +37,7 @@ export const YP_SPLIT_UNMAPPED = 23; // a large folio's entries are migration en
 export const YP_COLLAPSE_CLEARED = 24; // the table is off the directory, the references of its pages not yet looked at
 export const YP_COLLAPSE_COPIED = 25; // the new huge folio holds the bytes, and is not yet mapped
 export const YP_MOVE_ENTRY = 26; // mremap has moved the entries of one table
+export const YP_SEAL_WAIT = 27; // write-sealing a memfd has seen pages with references beyond its own, and waits a while
 
 /**
  * Runs a path to its end at once.

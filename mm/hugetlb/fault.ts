@@ -1,11 +1,8 @@
 /**
  * Faults of hugetlb memory: a page of the file, a new one from the pool, and copy on write.
  * Compare mm/hugetlb.c:hugetlb_fault(), hugetlb_no_page().
- *
- * Two faults on the same page of a file come one after the other: with a pool that has one page
- * left the second must not fail for want of what the first is about to install.
  */
-import { mapDelete, mapSet, setField } from '#cells';
+import { setField } from '#cells';
 import { EFAULT, EHWPOISON, ENOENT } from '../errno.ts';
 import { FAULT_FLAG_UNSHARE, FAULT_FLAG_WRITE } from '../fault/flags.ts';
 import { migrationEntryWait } from '../fault/swap.ts';
@@ -44,6 +41,7 @@ import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { linearPageIndex, VM_MAYSHARE, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
 import { allocHugetlbFolio, zeroHugeFolio } from './alloc.ts';
 import { hugetlbAddToCache } from './file.ts';
+import { hugetlbFaultLock, hugetlbFaultUnlock } from './lock.ts';
 import { restoreReserveOnError } from './resv.ts';
 import { hugeIndex, hugeLevel, vmaHugetlbFile, vmaPageSize } from './vma.ts';
 import { hugetlbWp } from './wp.ts';
@@ -57,21 +55,6 @@ export interface HugetlbFault {
   word: number;
   flags: number;
 }
-
-const faultKey = (vma: Vma, hva: number): string =>
-  `${vmaHugetlbFile(vma).id}:${hugeIndex(vma, hva)}`;
-
-/** Waits until nobody handles a fault on the same page of the file. */
-export function* hugetlbFaultLock(k: Kernel, vma: Vma, hva: number): Path<void> {
-  const { faulting } = k.state.hugetlb;
-  const key = faultKey(vma, hva);
-  while (faulting.has(key)) yield YP_WAIT;
-  mapSet(faulting, key, true);
-}
-
-export const hugetlbFaultUnlock = (k: Kernel, vma: Vma, hva: number): void => {
-  mapDelete(k.state.hugetlb.faulting, faultKey(vma, hva));
-};
 
 /** An entry for a huge page; for writing where that is asked for and allowed. Compare make_huge_pte(). */
 export const makeHugePte = (vma: Vma, folio: number, tryMkwrite: boolean): number => {
@@ -99,16 +82,18 @@ export const hugetlbAddNewAnonRmap = (k: Kernel, folio: number, vma: Vma, hva: n
  */
 export function* hugetlbFault(k: Kernel, vma: Vma, hva: number, flags: number): Path<number> {
   const at = hva - (hva % vmaPageSize(vma));
-  yield* hugetlbFaultLock(k, vma, at);
+  const mapping = vmaHugetlbFile(vma);
+  const index = hugeIndex(vma, at);
+  yield* hugetlbFaultLock(k, mapping, index);
   const word = walkEntry(k, vma.mm, at, hugeLevel(vma), true);
   const error = word < 0 ? word : yield* faultLocked(k, { vma, hva: at, word, flags });
-  hugetlbFaultUnlock(k, vma, at);
+  hugetlbFaultUnlock(k, mapping, index);
   if (error !== RETRY_UNLOCKED) return error;
   // Somebody has the folio, or moves it: wait without keeping others from their faults.
   const entry = ptepGet(k, word);
   if (pteNone(entry)) return 0;
   if (!ptePresent(entry)) return yield* migrationEntryWait(k, vma.mm, word, entry, flags);
-  else while (folioTestFlags(k, ptePage(entry), PG_LOCKED)) yield YP_WAIT;
+  while (folioTestFlags(k, ptePage(entry), PG_LOCKED)) yield YP_WAIT;
   return 0;
 }
 

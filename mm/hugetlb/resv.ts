@@ -8,11 +8,12 @@
  * A fork's child has no promises of its own: only its parent can count on copies.
  */
 import { mapDelete, mapSet, setField } from '#cells';
+import { ENOMEM } from '../errno.ts';
 import { folioTestFlags } from '../folio/folio.ts';
 import { PG_RESTORE_RESERVE } from '../frames/table.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { VM_MAYSHARE, VM_NORESERVE } from '../vma/flags.ts';
-import { hugetlbAcctMemory } from './pool.ts';
+import { dequeueHugetlbFolio, hugetlbAcctMemory } from './pool.ts';
 import { createResvMap, type ResvMap } from './state.ts';
 import { fileHstate, hugeIndex, vmaHstate, vmaHugetlbFile } from './vma.ts';
 
@@ -47,6 +48,24 @@ export const hugetlbReservePages = (k: Kernel, vma: Vma): number => {
   const error = hugetlbAcctMemory(h, missing.length);
   if (error === 0) for (const index of missing) mapSet(pages, index, true);
   return error;
+};
+
+/**
+ * A page for a hole of a file, promised to the file if it was not, and the promise used up. The
+ * caller holds the lock of faults on it, and puts it into the file.
+ * @returns the folio, with one reference, or -ENOMEM
+ */
+export const hugetlbTakeForFile = (k: Kernel, mapping: AddressSpace, index: number): number => {
+  const h = fileHstate(k, mapping);
+  const { pages } = fileResvMap(mapping);
+  if (!pages.has(index)) {
+    if (hugetlbAcctMemory(h, 1) !== 0) return -ENOMEM;
+    mapSet(pages, index, true);
+  }
+  const folio = dequeueHugetlbFolio(k, h);
+  if (folio < 0) throw new Error(`hugetlb order ${h.order}: a promised page is not there`);
+  hugetlbAcctMemory(h, -1);
+  return folio;
 };
 
 /** True where a page for `hva` has not been promised: it has to come from what nobody was promised. */

@@ -39,16 +39,11 @@ import { countStat } from '../stat.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
 import { linearPageIndex, VM_MAYSHARE } from '../vma/flags.ts';
 import { allocHugetlbFolio, copyHugeFolio } from './alloc.ts';
-import {
-  type HugetlbFault,
-  hugetlbAddNewAnonRmap,
-  hugetlbFaultLock,
-  hugetlbFaultUnlock,
-  makeHugePte,
-} from './fault.ts';
+import { type HugetlbFault, hugetlbAddNewAnonRmap, makeHugePte } from './fault.ts';
+import { hugetlbFaultLock, hugetlbFaultUnlock } from './lock.ts';
 import { restoreReserveOnError } from './resv.ts';
 import { unmapHugetlbFolio } from './unmap.ts';
-import { vmaHugetlbFile, vmaPageSize } from './vma.ts';
+import { hugeIndex, vmaHugetlbFile, vmaPageSize } from './vma.ts';
 
 /** Nobody else maps the page: it is the VMA's own, and writable unless that was not asked for. */
 const reuse = (k: Kernel, fault: HugetlbFault, folio: number, pte: number): void => {
@@ -87,9 +82,11 @@ export function* hugetlbWp(k: Kernel, fault: HugetlbFault): Path<number> {
     const copy = allocHugetlbFolio(k, vma, hva, owner);
     if (copy >= 0) return yield* copyTo(k, fault, pte, old, copy);
     if (!owner) return -EFAULT;
-    hugetlbFaultUnlock(k, vma, hva);
+    const mapping = vmaHugetlbFile(vma);
+    const index = hugeIndex(vma, hva);
+    hugetlbFaultUnlock(k, mapping, index);
     yield* unmapRefPrivate(k, vma, hva, old);
-    yield* hugetlbFaultLock(k, vma, hva);
+    yield* hugetlbFaultLock(k, mapping, index);
     if (pteMkyoung(ptepGet(k, word)) !== pteMkyoung(pte)) return 0;
   }
 }
