@@ -2,7 +2,7 @@
  * Sanitizer: who holds pages by a key: page caches, the swap cache, and KSM's nodes. Both ways
  * between the map and the frame, and a swap slot's count is what names it.
  */
-import { PG_HUGETLB, PG_KSM, PG_SWAPCACHE, PG_TAIL } from '../frames/table.ts';
+import { PG_ANON_EXCLUSIVE, PG_HUGETLB, PG_KSM, PG_SWAPCACHE, PG_TAIL } from '../frames/table.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import type { Census } from './census.ts';
 
@@ -37,13 +37,18 @@ const checkFile = (
 /** The swap cache, and the count of every slot. Address spaces have been counted before. */
 export const checkSwap = (k: Kernel, census: Census, report: string[]): void => {
   const { nrSlots, count, cache, nrFree } = k.state.swap;
-  const { flags, swap } = k.state.frames;
+  const { flags, swap, mapcount } = k.state.frames;
   const { held, swapEntries, swapExclusive } = census;
   for (const [slot, page] of cache) {
     const folio = headOf(k, page);
     held[folio] = held[folio]! + 1;
     if ((flags[folio]! & PG_SWAPCACHE) === 0 || swap[folio]! + (page - folio) !== slot)
       report.push(`swap: slot ${slot} has page ${page} cached, which says otherwise`);
+    // Of one entry of a directory the head says it, but then no slot of it is named.
+    if ((flags[page]! & PG_ANON_EXCLUSIVE) !== 0 && mapcount[page]! > 0 && swapEntries[slot]! > 0)
+      report.push(
+        `I3 swap: page ${page} is exclusive, and slot ${slot} in ${swapEntries[slot]!} entries`,
+      );
   }
   let nrUnused = 0;
   for (let slot = 1; slot <= nrSlots; slot++) {
