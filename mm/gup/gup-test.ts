@@ -5,6 +5,7 @@
  */
 import { folioOf, folioPut } from '../folio/folio.ts';
 import type { Path } from '../path.ts';
+import { noteRelease } from '../provenance/provenance.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import { getUserPagesFast } from './fast.ts';
 
@@ -20,6 +21,7 @@ export const gupTestGetFast = (
 
 /** Lets go of what gupTestGetFast has taken: put_page() of each, by runs of one folio. */
 export const gupTestPut = (k: Kernel, pages: Int32Array, nrPages: number): void => {
+  noteRelease(k, 'get', pages, nrPages);
   for (let i = 0; i < nrPages; ) {
     const folio = folioOf(k, pages[i]!);
     let run = 1;
