@@ -60,14 +60,20 @@ export {
   PG_ANON,
   PG_ANON_EXCLUSIVE,
   PG_BUDDY,
+  PG_DEVICE_COHERENT,
+  PG_P2PDMA,
   PG_RESERVED,
   PG_TABLE,
   pageToPfn,
   pfnToPage,
 } from './frames/table.ts';
 export type { FrameTable } from './frames/table.ts';
+export { zoneDeviceAlloc, zoneDeviceCreate, zoneDeviceRemove } from './frames/zone-device.ts';
+export type { ZoneDevice } from './frames/zone-device.ts';
 export { MAX_PAGE_ORDER, nrFreePages } from './frames/zone.ts';
 export type { Zone } from './frames/zone.ts';
+export { deviceFileCreate } from './fs/device.ts';
+export type { DeviceMemory } from './fs/device.ts';
 export { mappingGet as shmemGet, mappingPut as shmemPut } from './fs/mapping.ts';
 export {
   MFD_ALLOW_SEALING,

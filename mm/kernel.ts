@@ -70,6 +70,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
 const freshState = (nrPages: number): KernelState => ({
   frames: createFrameTable(nrPages),
   zones: createZones(nrPages),
+  zoneDevices: [],
   mms: new Map(),
   mappings: new Map(),
   nextId: 1,

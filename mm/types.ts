@@ -7,8 +7,10 @@
  */
 import type { PhysMemory } from '#emu';
 import type { FrameTable } from './frames/table.ts';
+import type { ZoneDevice } from './frames/zone-device.ts';
 import type { ProcMemForce } from './gup/proc-mem.ts';
 import type { Zone } from './frames/zone.ts';
+import type { DeviceMemory } from './fs/device.ts';
 import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
 import type { FixedBuffer } from './io-uring/buffers.ts';
 import type { KsmNode, KsmState } from './ksm/state.ts';
@@ -71,7 +73,7 @@ export interface DetachedTable {
  * page, and one reference.
  */
 export interface AddressSpace {
-  kind: 'shmem' | 'hugetlbfs' | 'secretmem';
+  kind: 'shmem' | 'hugetlbfs' | 'secretmem' | 'device';
   id: number;
   nrPages: number;
   /** pgoff -> page. */
@@ -82,6 +84,8 @@ export interface AddressSpace {
   hugeOrder: number;
   /** hugetlbfs: pages that are in the file or promised to its shared mappings; otherwise null. */
   resv: ResvMap | null;
+  /** device: the frames that mappings of it show; otherwise null. */
+  device: DeviceMemory | null;
   /** VMAs that map the file (i_mmap). */
   vmas: Vma[];
   /** References by open files and VMAs; the pages go when it drops to 0. */
@@ -251,6 +255,8 @@ export interface VmStat {
 export interface KernelState {
   frames: FrameTable;
   zones: Zone[];
+  /** Memory of devices, taken out of the zones. */
+  zoneDevices: ZoneDevice[];
   mms: Map<number, MmStruct>;
   mappings: Map<number, AnonVma | AddressSpace | KsmNode>;
   nextId: number;

@@ -15,6 +15,7 @@ import { freshCensus } from './census.ts';
 import { checkFrames, checkPoolSizes, type Holders } from './frames.ts';
 import { countHolders } from './holders.ts';
 import { checkMm } from './tables.ts';
+import { checkZoneDevices } from './zone-device.ts';
 
 /** Told of one entry of a secondary MMU: which page it reaches, standing for which hva. */
 export type SecondaryVisitor = (mm: MmStruct, hva: number, pfn: number, writable: boolean) => void;
@@ -50,6 +51,7 @@ export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => 
   countHolders(k, census);
   checkBuddy(k, census, report);
   checkPools(k, census, report);
+  checkZoneDevices(k, census, report);
   const holders = checkFrames(k, census, report);
   checkPoolSizes(k, census, holders, report);
   const live = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;

@@ -5,7 +5,7 @@
 import { PAGE_SIZE } from '#emu';
 import { PG_ANON, PG_DEVICE_COHERENT, PG_HUGETLB, PG_KSM, PG_P2PDMA } from '../frames/table.ts';
 import type { AddressSpace, MmStruct, Vma } from '../types.ts';
-import { linearPageIndex, VM_LOCKED, VM_SHARED } from '../vma/flags.ts';
+import { linearPageIndex, VM_LOCKED, VM_MIXEDMAP, VM_SHARED } from '../vma/flags.ts';
 import { type MmPass, whereOf } from './pass.ts';
 
 /** Checks the list of an address space's VMAs. */
@@ -46,6 +46,8 @@ export const checkReverseMap = (
   const word = frames.flags[folio]!;
   if ((word & (PG_P2PDMA | PG_DEVICE_COHERENT)) !== 0) return;
   const id = frames.mapping[folio]!;
+  // A driver may map a page of its own, which is in no file.
+  if (id === 0 && (vma.flags & VM_MIXEDMAP) !== 0) return;
   if ((word & PG_KSM) !== 0) {
     checkMerged(pass, vma, hva, page, id);
     return;

@@ -18,6 +18,7 @@ import {
 } from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { PG_HWPOISON } from '../frames/table.ts';
+import { deviceFault } from '../fs/device.ts';
 import { secretmemGetPage } from '../fs/secretmem.ts';
 import { shmemGetPage } from '../fs/shmem.ts';
 import { type Path, YP_FAULT_COPIED } from '../path.ts';
@@ -66,6 +67,7 @@ const lookUp = (k: Kernel, vma: Vma, hva: number): number => {
 export function* doFileFault(k: Kernel, vma: Vma, hva: number, flags: number): Path<number> {
   const { mapping } = vma;
   if (mapping === null) throw new Error('a file fault without a file');
+  if (mapping.kind === 'device') return deviceFault(k, vma, hva);
   const was = lookUp(k, vma, hva);
   const write = (flags & FAULT_FLAG_WRITE) !== 0;
   let copy = -1;

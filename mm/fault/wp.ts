@@ -40,6 +40,7 @@ import {
   mkPte,
   pteMkdirty,
   pteMkyoung,
+  ptePage,
   vmNormalPage,
   vmPageProt,
 } from '../pgtable/pte.ts';
@@ -129,7 +130,14 @@ export function* doWpPage(
   return yield* wpPageCopy(k, vma, hva, word, pte, page, unshare);
 }
 
-/** Breaks COW by a copy. @param page what is mapped, or -1: the zero page */
+/** The bytes behind an entry whose page is not counted, if there are any: the zero page's are there. */
+const copySpecial = (k: Kernel, copy: number, pte: number): void => {
+  const page = ptePage(pte);
+  if (page !== k.state.zeroPage && page >= 0 && page < k.memory.nrPages)
+    k.memory.copyPage(copy, page);
+};
+
+/** Breaks COW by a copy. @param page what is mapped, or -1: the zero page, or a frame of a driver's */
 function* wpPageCopy(
   k: Kernel,
   vma: Vma,
@@ -149,6 +157,7 @@ function* wpPageCopy(
   }
   if (k.watched) yield YP_FAULT_ALLOCATED;
   if (page >= 0) k.memory.copyPage(copy, page);
+  else copySpecial(k, copy, pte);
   countStat(k, unshare ? 'unshare_copied' : 'cow_copied');
   if (page >= 0 && folioTestFlags(k, page, PG_KSM)) countStat(k, 'ksm_cow');
   if (k.watched) yield YP_FAULT_COPIED;

@@ -20,6 +20,7 @@ import {
   PG_SWAPCACHE,
   PG_TAIL,
 } from '../frames/table.ts';
+import { freeZoneDeviceFolio, isZoneDevice } from '../frames/zone-device.ts';
 import { freeHugetlbFolio } from '../hugetlb/pool.ts';
 import { ksmPageFreed } from '../ksm/node.ts';
 import { type Path, YP_WAIT } from '../path.ts';
@@ -103,6 +104,10 @@ const freeFolio = (k: Kernel, folio: number): void => {
     throw new Error(`folio ${folio} freed while ${folioMapcount(k, folio)} entries map it`);
   if ((flags & PG_HUGETLB) !== 0) {
     freeHugetlbFolio(k, folio);
+    return;
+  }
+  if (isZoneDevice(flags)) {
+    freeZoneDeviceFolio(k, folio);
     return;
   }
   if ((flags & PG_KSM) !== 0) ksmPageFreed(k, folio);

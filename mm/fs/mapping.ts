@@ -36,6 +36,7 @@ export const mappingCreate = (
     seals: F_SEAL_SEAL,
     hugeOrder: 0,
     resv: null,
+    device: null,
     pages: new Map(),
     vmas: [],
     users: 1,

@@ -18,6 +18,7 @@ const FILES: Record<AddressSpace['kind'], { dev: string; name: (id: number) => s
   shmem: { dev: '00:01', name: (id) => `/memfd:${id} (deleted)` },
   hugetlbfs: { dev: '00:0f', name: () => '/anon_hugepage (deleted)' },
   secretmem: { dev: '00:10', name: () => '/secretmem (deleted)' },
+  device: { dev: '00:06', name: (id) => `/dev/device${id}` },
 };
 
 /** Columns before the name. */

@@ -2,6 +2,7 @@
 import { PAGE_SHIFT, PAGE_SIZE } from '#emu';
 import { setField } from '#cells';
 import { EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM } from '../errno.ts';
+import { deviceMmap } from '../fs/device.ts';
 import { mappingPut } from '../fs/mapping.ts';
 import { F_SEAL_FUTURE_WRITE, F_SEAL_WRITE } from '../fs/seals.ts';
 import { shmemCreate } from '../fs/shmem.ts';
@@ -196,6 +197,11 @@ function* mmapLocked(k: Kernel, mm: MmStruct, plan: Plan, flags: number): Path<n
   if (reserved === 0) linkNew(vma);
   if (mapping !== null && !named) yield* mappingPut(k, mapping);
   if (reserved !== 0) return reserved;
+  const filled = mapping?.kind === 'device' ? deviceMmap(k, vma) : 0;
+  if (filled !== 0) {
+    yield* munmapLocked(k, mm, hva, hva + lenBytes);
+    return filled;
+  }
   yield* mergeAround(k, mm, vmaIndexAbove(mm, hva));
   return hva;
 }
