@@ -5,8 +5,8 @@ import { FAULT_FLAG_WRITE, userFault } from '../../mm/fault/fault.ts';
 import { nrFreePages } from '../../mm/frames/zone.ts';
 import { createKernel } from '../../mm/kernel.ts';
 import { drive, type Path } from '../../mm/path.ts';
-import { ptePage, pteProtnone, ptePresent, pteWrite } from '../../mm/pgtable/pte.ts';
-import { setPteAt, walkPte } from '../../mm/pgtable/walk.ts';
+import { pteProtnone, ptePresent, pteWrite } from '../../mm/pgtable/pte.ts';
+import { leafLevel, leafPage, leafWord, setPteAt, walkLeaf } from '../../mm/pgtable/walk.ts';
 import { createPolicy, type PolicyName } from '../../mm/policy.ts';
 import type { AddressSpace, Kernel, MmStruct } from '../../mm/types.ts';
 import { MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED } from '../../mm/vma/flags.ts';
@@ -39,46 +39,43 @@ export const mapFile = (
 ): number =>
   drive(mmap(k, mm, { lenBytes: mapping.nrPages * PAGE_SIZE, prot, flags, mapping, pgoff: 0 }));
 
-/** The leaf entry as it is, 0 = none. */
-export const entryAt = (k: Kernel, mm: MmStruct, hva: number): number => {
-  const word = walkPte(k, mm, hva, false);
-  return word > 0 ? k.memory.i32[word]! : 0;
-};
+/** The entry that maps `hva`, of any level, as it is; 0 = none. */
+export const entryAt = (k: Kernel, mm: MmStruct, hva: number): number =>
+  k.memory.i32[leafWord(walkLeaf(k, mm, hva))]!;
 
 /** Frame mapped at `hva`, -1 = none. */
 export const pageAt = (k: Kernel, mm: MmStruct, hva: number): number => {
-  const pte = entryAt(k, mm, hva);
-  return ptePresent(pte) ? ptePage(pte) : -1;
+  const leaf = walkLeaf(k, mm, hva);
+  const pte = k.memory.i32[leafWord(leaf)]!;
+  return ptePresent(pte) ? leafPage(pte, leafLevel(leaf), hva) : -1;
 };
 
-/** A user's store of one byte, as the hardware does it: A and D set, faults taken. @returns 0 or -errno */
-export function* storePath(k: Kernel, mm: MmStruct, hva: number, byte: number): Path<number> {
+/** Offset in RAM of a byte of user memory, as the hardware finds it: A (and D) set, faults taken. @returns it, or -errno */
+function* userOffset(k: Kernel, mm: MmStruct, hva: number, write: boolean): Path<number> {
   for (;;) {
-    const word = walkPte(k, mm, hva, false);
-    const pte = word > 0 ? k.memory.i32[word]! : 0;
-    if (ptePresent(pte) && !pteProtnone(pte) && pteWrite(pte)) {
-      setPteAt(k, word, pte | PTE_A | PTE_D);
-      const offset = k.memory.pageOffset(ptePage(pte)) + (hva % PAGE_SIZE);
-      k.memory.u8[offset] = byte;
-      return 0;
+    const leaf = walkLeaf(k, mm, hva);
+    const pte = k.memory.i32[leafWord(leaf)]!;
+    if (ptePresent(pte) && !pteProtnone(pte) && (!write || pteWrite(pte))) {
+      setPteAt(k, leafWord(leaf), pte | PTE_A | (write ? PTE_D : 0));
+      return k.memory.pageOffset(leafPage(pte, leafLevel(leaf), hva)) + (hva % PAGE_SIZE);
     }
-    const error = yield* userFault(k, mm, hva, FAULT_FLAG_WRITE);
+    const error = yield* userFault(k, mm, hva, write ? FAULT_FLAG_WRITE : 0);
     if (error < 0) return error;
   }
 }
 
+/** A user's store of one byte. @returns 0 or -errno */
+export function* storePath(k: Kernel, mm: MmStruct, hva: number, byte: number): Path<number> {
+  const offset = yield* userOffset(k, mm, hva, true);
+  if (offset < 0) return offset;
+  k.memory.u8[offset] = byte;
+  return 0;
+}
+
 /** A user's load of one byte. @returns the byte or -errno */
 export function* loadPath(k: Kernel, mm: MmStruct, hva: number): Path<number> {
-  for (;;) {
-    const word = walkPte(k, mm, hva, false);
-    const pte = word > 0 ? k.memory.i32[word]! : 0;
-    if (ptePresent(pte) && !pteProtnone(pte)) {
-      setPteAt(k, word, pte | PTE_A);
-      return k.memory.u8[k.memory.pageOffset(ptePage(pte)) + (hva % PAGE_SIZE)]!;
-    }
-    const error = yield* userFault(k, mm, hva, 0);
-    if (error < 0) return error;
-  }
+  const offset = yield* userOffset(k, mm, hva, false);
+  return offset < 0 ? offset : k.memory.u8[offset]!;
 }
 
 export const store = (k: Kernel, mm: MmStruct, hva: number, byte: number): number =>
