@@ -18,6 +18,7 @@ import type { SwapState } from './swap/state.ts';
 import type { ThpState } from './thp/state.ts';
 import type { Pipe } from './pipe/pipe.ts';
 import type { Policy } from './policy.ts';
+import type { UffdContext } from './uffd/state.ts';
 import type { Task } from './signal.ts';
 import type { Provenance } from './provenance/provenance.ts';
 
@@ -107,6 +108,8 @@ export interface MmStruct {
   writeProtectSeq: Int32Array;
   notifiers: NotifierSubscription[];
   intervals: IntervalSubscriptions;
+  /** Who is told of writes that userfaultfd has protected; null: nobody. */
+  uffd: UffdContext | null;
   /** Resident anonymous and file pages. */
   rssAnon: number;
   rssFile: number;
