@@ -36,6 +36,7 @@ import {
   pteMkdirty,
   pteMkspecial,
   pteMkyoung,
+  pteNeedsUffdWp,
   pteNone,
   ptePage,
   pteSpecial,
@@ -58,6 +59,7 @@ import { PMD_ORDER_BIT, thpAllowableOrders, thpSuitableOrders } from '../thp/ord
 import { splitHugePmd } from '../thp/split-pmd.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from '../thp/state.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
+import { handleUserfault } from '../uffd/fault.ts';
 import { addRss } from '../vma/zap.ts';
 import { FAULT_FLAG_UNSHARE, FAULT_FLAG_WRITE } from './flags.ts';
 
@@ -165,6 +167,8 @@ function* wpHugePmd(
   flags: number,
 ): Path<number> {
   if (vma.mapping === null) {
+    if ((flags & FAULT_FLAG_UNSHARE) === 0 && pteNeedsUffdWp(vma, entry))
+      return yield* handleUserfault(k, vma, hva, flags);
     const error = pteSpecial(entry)
       ? yield* wpHugeZero(k, vma, hva, word, entry)
       : yield* wpHugeAnon(k, vma, word, entry, flags);

@@ -35,6 +35,7 @@ import {
 import {
   isHwpoisonEntry,
   isMigrationEntry,
+  isPteMarker,
   isSwapEntry,
   PTE_SWP_SOFT_DIRTY,
   PTE_SWP_UFFD_WP,
@@ -52,8 +53,9 @@ import {
 import { swapinFolio, swapinNeedsCopy } from '../swap/in.ts';
 import { swapFree, swapFull } from '../swap/slots.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
-import { VM_LOCKED, VM_WRITE } from '../vma/flags.ts';
+import { VM_LOCKED, VM_UFFD_WP, VM_WRITE } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
+import { doFileFault } from './file.ts';
 import { FAULT_FLAG_WRITE, VM_FAULT_RETRY } from './flags.ts';
 import { faultWait } from './retry.ts';
 import { doWpPage } from './wp.ts';
@@ -73,7 +75,25 @@ export function* doSwapPage(
   if (isSwapEntry(entry)) return yield* doSwapIn(k, vma, hva, word, entry, flags);
   if (isMigrationEntry(entry)) return yield* migrationEntryWait(k, vma.mm, word, entry, flags);
   if (isHwpoisonEntry(entry)) return -EHWPOISON;
+  if (isPteMarker(entry)) return yield* handlePteMarker(k, vma, hva, word, flags);
   throw new Error(`mm ${vma.mm.id}: hva ${hva}: entry ${entry} of no known kind`);
+}
+
+/**
+ * A marker: a file's page that userfaultfd had protected, and is protected again when it is back; of no
+ * meaning where nobody is registered any more. Compare handle_pte_marker().
+ */
+function* handlePteMarker(
+  k: Kernel,
+  vma: Vma,
+  hva: number,
+  word: number,
+  flags: number,
+): Path<number> {
+  if (vma.mapping !== null && (vma.flags & VM_UFFD_WP) !== 0)
+    return yield* doFileFault(k, vma, hva, flags);
+  setPteAt(k, word, 0);
+  return 0;
 }
 
 /**

@@ -39,8 +39,13 @@ import {
   maybeMkwrite,
   mkPte,
   pteMkdirty,
+  pteMksoftDirty,
+  pteMkuffdWp,
   pteMkyoung,
+  pteNeedsUffdWp,
   ptePage,
+  pteSoftDirty,
+  pteUffdWp,
   vmNormalPage,
   vmPageProt,
 } from '../pgtable/pte.ts';
@@ -56,6 +61,7 @@ import {
 import { countStat } from '../stat.ts';
 import { folioFreeSwap, folioTestSwapcache, freeSwapCache } from '../swap/cache.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
+import { handleUserfault } from '../uffd/fault.ts';
 import { VM_MAYSHARE, VM_SHARED } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
 import { FAULT_FLAG_UNSHARE } from './flags.ts';
@@ -99,7 +105,7 @@ const reuse = (k: Kernel, vma: Vma, word: number, pte: number): void => {
 /**
  * A write (or UNSHARE) to a page that is mapped read-only.
  * @param word the entry, and `pte` what it was
- * @returns 0 or -ENOMEM
+ * @returns 0, -ENOMEM, or as handleUserfault
  */
 export function* doWpPage(
   k: Kernel,
@@ -110,6 +116,7 @@ export function* doWpPage(
   flags: number,
 ): Path<number> {
   const unshare = (flags & FAULT_FLAG_UNSHARE) !== 0;
+  if (!unshare && pteNeedsUffdWp(vma, pte)) return yield* handleUserfault(k, vma, hva, flags);
   const page = vmNormalPage(pte);
   if ((vma.flags & (VM_SHARED | VM_MAYSHARE)) !== 0) {
     // Write-protected by somebody who wanted to know of the next write: this is it.
@@ -197,7 +204,12 @@ const install = (
   let entry = pteMkyoung(mkPte(copy, vmPageProt(vma.flags)));
   if (!unshare) entry = maybeMkwrite(pteMkdirty(entry), vma.flags);
   // No hart may still read the old page when the new one can be written to.
-  ptepGetAndClear(k, word);
+  const old = ptepGetAndClear(k, word);
+  if (unshare) {
+    // Nothing has been written: whoever waits for the first write goes on waiting.
+    if (pteSoftDirty(old)) entry = pteMksoftDirty(entry);
+    if (pteUffdWp(old)) entry = pteMkuffdWp(entry);
+  }
   flushTlbPage(k, mm, hva);
   folioAddNewAnonRmap(k, copy, vma, hva);
   folioAddLru(k, copy);

@@ -26,6 +26,7 @@ import {
   pteMkuffdWp,
   pteMkwrite,
   pteMkyoung,
+  pteNeedsUffdWp,
   pteNone,
   ptePage,
   ptePresent,
@@ -38,6 +39,7 @@ import { ptepGet, setPteAt, walkEntry } from '../pgtable/walk.ts';
 import { anonVmaPrepare } from '../rmap/anon-vma.ts';
 import { folioAddFileRmapPmd, folioAddNewAnonRmapPmd } from '../rmap/rmap.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
+import { handleUserfault } from '../uffd/fault.ts';
 import { linearPageIndex, VM_MAYSHARE, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
 import { allocHugetlbFolio, zeroHugeFolio } from './alloc.ts';
 import { hugetlbAddToCache } from './file.ts';
@@ -88,6 +90,7 @@ export function* hugetlbFault(k: Kernel, vma: Vma, hva: number, flags: number): 
   const word = walkEntry(k, vma.mm, at, hugeLevel(vma), true);
   const error = word < 0 ? word : yield* faultLocked(k, { vma, hva: at, word, flags });
   hugetlbFaultUnlock(k, mapping, index);
+  if (error === USERFAULT) return yield* handleUserfault(k, vma, at, flags);
   if (error !== RETRY_UNLOCKED) return error;
   // Somebody has the folio, or moves it: wait without keeping others from their faults.
   const entry = ptepGet(k, word);
@@ -99,6 +102,8 @@ export function* hugetlbFault(k: Kernel, vma: Vma, hva: number, flags: number): 
 
 /** Try again, after waiting for the folio without the fault's lock. */
 const RETRY_UNLOCKED = 1;
+/** userfaultfd is to be told of the write, without the fault's lock. */
+const USERFAULT = 2;
 
 function* faultLocked(k: Kernel, fault: HugetlbFault): Path<number> {
   const { vma, word, flags } = fault;
@@ -112,6 +117,7 @@ function* faultLocked(k: Kernel, fault: HugetlbFault): Path<number> {
   }
   const write = (flags & FAULT_FLAG_WRITE) !== 0;
   if ((flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE)) !== 0 && !pteWrite(entry)) {
+    if (write && pteNeedsUffdWp(vma, entry)) return USERFAULT;
     const folio = ptePage(entry);
     // Locked, because whether nobody else maps it decides.
     const anon = folioTestAnon(k, folio);

@@ -21,6 +21,7 @@ import type { Path } from '../path.ts';
 import {
   maybeMkwrite,
   mkPte,
+  pteClearSoftDirty,
   pteDirty,
   pteMkdirty,
   pteMksoftDirty,
@@ -145,14 +146,17 @@ const restoreOne = (
   const prot = vmPageProt(vma.flags);
   const toZero = zero && (vma.flags & VM_LOCKED) === 0;
   let pte = toZero ? pteMkspecial(mkPte(k.state.zeroPage, prot)) : mkPte(page, prot);
-  if (isMigrationEntrySoftDirty(entry)) pte = pteMksoftDirty(pte);
+  // Dirty and written since the last look are two things: the first says nothing of the second.
+  const written = isMigrationEntrySoftDirty(entry);
   if (toZero) {
+    if (written) pte = pteMksoftDirty(pte);
     setPteAt(k, word, isMigrationEntryUffdWp(entry) ? pteMkuffdWp(pte) : pte);
     addRss(vma.mm, true, -1);
     return;
   }
   if (isMigrationEntryYoung(entry)) pte = pteMkyoung(pte);
   if (isMigrationEntryDirty(entry)) pte = pteMkdirty(pte);
+  pte = written ? pteMksoftDirty(pte) : pteClearSoftDirty(pte);
   if (isWritableMigrationEntry(entry)) pte = maybeMkwrite(pte, vma.flags);
   else if (isMigrationEntryUffdWp(entry)) pte = pteMkuffdWp(pte);
   const folio = folioOf(k, page);

@@ -42,18 +42,7 @@ import {
   vmNormalPage,
   vmPageProt,
 } from '../pgtable/pte.ts';
-import {
-  isMigrationEntry,
-  isPteMarker,
-  isSwapEntry,
-  isWritableMigrationEntry,
-  makeUffdWpMarker,
-  migrationEntryAs,
-  migrationEntryPage,
-  PTE_SWP_UFFD_WP,
-  SWP_MIGRATION_READ,
-  SWP_MIGRATION_READ_EXCLUSIVE,
-} from '../pgtable/swapops.ts';
+import { makeUffdWpMarker } from '../pgtable/swapops.ts';
 import { flushTlbRange } from '../pgtable/tlb.ts';
 import {
   nextMapped,
@@ -69,6 +58,13 @@ import { splitHugePmdLocked } from '../thp/split-pmd.ts';
 import { HPAGE_PMD_SIZE } from '../thp/state.ts';
 import { type Kernel, MMU_NOTIFY_PROTECTION_VMA, type MmStruct, type Vma } from '../types.ts';
 import {
+  changedNonpresent,
+  MM_CP_PROT_NUMA,
+  MM_CP_TRY_CHANGE_WRITABLE,
+  MM_CP_UFFD_WP,
+  MM_CP_UFFD_WP_RESOLVE,
+} from './cp.ts';
+import {
   isCowMapping,
   VM_ACCESS_FLAGS,
   VM_HUGETLB,
@@ -79,14 +75,6 @@ import {
 } from './flags.ts';
 import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from './lock.ts';
 import { vmaIndexAbove } from './vma.ts';
-
-/** Entries may become writable where no write fault is needed. */
-export const MM_CP_TRY_CHANGE_WRITABLE = 1 << 0;
-/** NUMA hinting: nobody may access the page, so that the next access says who does. */
-export const MM_CP_PROT_NUMA = 1 << 1;
-/** userfaultfd wants to know of writes, or not any more. */
-export const MM_CP_UFFD_WP = 1 << 2;
-export const MM_CP_UFFD_WP_RESOLVE = 1 << 3;
 
 /**
  * May an entry of a writable VMA become writable without a fault? Not while userfaultfd or soft-dirty
@@ -137,22 +125,6 @@ const changePresent = (
   if (upgrade && canChangePteWritable(k, vma, pte)) pte = pteMkwrite(pte);
   setPteAt(k, word, pte);
   return pte !== old;
-};
-
-/** What a migration or swap entry, or a marker, is to be; 0 = none. Poison stays as it is. */
-const changedNonpresent = (k: Kernel, old: number, cp: number): number => {
-  if (isPteMarker(old))
-    return (cp & MM_CP_UFFD_WP_RESOLVE) !== 0 && old === makeUffdWpMarker() ? 0 : old;
-  let entry = old;
-  if (isMigrationEntry(old)) {
-    // What it was allowed is asked for again by a fault.
-    if (isWritableMigrationEntry(old)) {
-      const anon = folioTestAnon(k, folioOf(k, migrationEntryPage(old)));
-      entry = migrationEntryAs(old, anon ? SWP_MIGRATION_READ_EXCLUSIVE : SWP_MIGRATION_READ);
-    }
-  } else if (!isSwapEntry(old)) return old;
-  if ((cp & MM_CP_UFFD_WP) !== 0) return entry | PTE_SWP_UFFD_WP;
-  return (cp & MM_CP_UFFD_WP_RESOLVE) !== 0 ? entry & ~PTE_SWP_UFFD_WP : entry;
 };
 
 /** One entry of a last-level table. @returns true where TLBs have to forget it */
@@ -214,10 +186,7 @@ export function* changeProtection(
   prot: number,
   cp: number,
 ): Path<number> {
-  if ((vma.flags & VM_HUGETLB) !== 0) {
-    yield* hugetlbChangeProtection(k, vma, start, end);
-    return 0;
-  }
+  if ((vma.flags & VM_HUGETLB) !== 0) return yield* hugetlbChangeProtection(k, vma, start, end, cp);
   const { mm } = vma;
   const range = mmHasNotifiers(mm)
     ? notifierRange(mm, start, end, MMU_NOTIFY_PROTECTION_VMA)

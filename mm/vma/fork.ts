@@ -8,7 +8,7 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { atomicAdd, setField } from '#cells';
-import { EAGAIN, ENOMEM } from '../errno.ts';
+import { EAGAIN, EHWPOISON, ENOMEM } from '../errno.ts';
 import {
   folioAddLru,
   folioAlloc,
@@ -20,7 +20,7 @@ import {
   folioTestFlags,
 } from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
-import { PG_KSM, PG_UPTODATE } from '../frames/table.ts';
+import { PG_HWPOISON, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
 import { copyHugetlbRange } from '../hugetlb/fork.ts';
 import {
   mmHasNotifiers,
@@ -32,9 +32,12 @@ import { type Path, YP_FORK_ENTRY, YP_NOTIFIER_END, YP_NOTIFIER_START } from '..
 import {
   maybeMkwrite,
   mkPte,
+  pteClearUffdWp,
   pteMkclean,
   pteMkdirty,
   pteMkold,
+  pteMkuffdWp,
+  pteNeedsUffdWp,
   pteNone,
   ptePresent,
   pteWrite,
@@ -43,11 +46,14 @@ import {
   vmPageProt,
 } from '../pgtable/pte.ts';
 import {
+  isHwpoisonEntry,
   isMigrationEntry,
+  isPteMarker,
   isReadableMigrationEntry,
   isSwapEntry,
   migrationEntryAs,
   migrationEntryPage,
+  PTE_SWP_UFFD_WP,
   SWP_MIGRATION_READ,
   swapEntryClearExclusive,
   swapEntryExclusive,
@@ -78,10 +84,12 @@ import { swapDuplicate } from '../swap/slots.ts';
 import { splitHugePmdLocked } from '../thp/split-pmd.ts';
 import { HPAGE_PMD_NR } from '../thp/state.ts';
 import { type Kernel, MMU_NOTIFY_PROTECTION_PAGE, type MmStruct, type Vma } from '../types.ts';
+import { uffdForkFlags } from '../uffd/uffd.ts';
 import {
   isCowMapping,
   VM_DONTCOPY,
   VM_HUGETLB,
+  VM_LOCKED,
   VM_MIXEDMAP,
   VM_PFNMAP,
   VM_SHARED,
@@ -109,11 +117,28 @@ const copyNonpresent = (k: Kernel, dst: Vma, src: Vma, to: number, from: number)
       setPteAt(k, from, entry);
     }
   }
+  // The child hears of nothing that it has not registered.
+  if ((dst.flags & VM_UFFD_WP) === 0) {
+    if (isPteMarker(entry)) entry = 0;
+    else if (!isHwpoisonEntry(entry)) entry &= ~PTE_SWP_UFFD_WP;
+  }
   setPteAt(k, to, entry);
 };
 
-/** A pinned page: the child gets bytes of its own, the parent's entry stays as it is. */
-const copyPinned = (k: Kernel, dst: Vma, hva: number, to: number, page: number): number => {
+/**
+ * A pinned page: the child gets bytes of its own, the parent's entry stays as it is.
+ * @param was the parent's entry
+ * @returns 0, -ENOMEM, or -EHWPOISON: the bytes cannot be read
+ */
+const copyPinned = (
+  k: Kernel,
+  dst: Vma,
+  hva: number,
+  to: number,
+  was: number,
+  page: number,
+): number => {
+  if (folioTestFlags(k, page, PG_HWPOISON)) return -EHWPOISON;
   const copy = folioAlloc(k, GFP_KERNEL);
   if (copy < 0) return copy;
   k.memory.copyPage(copy, page);
@@ -121,13 +146,13 @@ const copyPinned = (k: Kernel, dst: Vma, hva: number, to: number, page: number):
   folioAddNewAnonRmap(k, copy, dst, hva);
   folioAddLru(k, copy);
   addRss(dst.mm, true, 1);
-  const pte = pteMkdirty(mkPte(copy, vmPageProt(dst.flags)));
-  setPteAt(k, to, maybeMkwrite(pte, dst.flags));
+  const pte = maybeMkwrite(pteMkdirty(mkPte(copy, vmPageProt(dst.flags))), dst.flags);
+  setPteAt(k, to, pteNeedsUffdWp(dst, was) ? pteMkuffdWp(pte) : pte);
   countStat(k, 'fork_copied_pinned');
   return 0;
 };
 
-/** A present entry. @returns 0 or -ENOMEM */
+/** A present entry. @returns as copyPinned */
 const copyPresent = (
   k: Kernel,
   dst: Vma,
@@ -147,7 +172,7 @@ const copyPresent = (
     } else {
       const careful = src.mm.hasPinned && !k.sabotage.forkSharesPinned;
       if (folioTryDupAnonRmap(k, page, careful) !== 0) {
-        const error = copyPinned(k, dst, hva, to, page);
+        const error = copyPinned(k, dst, hva, to, pte, page);
         folioPut(k, folio);
         return error;
       }
@@ -159,6 +184,7 @@ const copyPresent = (
     setPteAt(k, from, pte);
   }
   if ((src.flags & VM_SHARED) !== 0) pte = pteMkclean(pte);
+  if ((dst.flags & VM_UFFD_WP) === 0) pte = pteClearUffdWp(pte);
   setPteAt(k, to, pteMkold(pte));
   return 0;
 };
@@ -188,7 +214,8 @@ const copyHugePmd = (k: Kernel, dst: Vma, src: Vma, hva: number, from: number): 
   }
   const pmd = pteWrprotect(ptepGet(k, from));
   setPteAt(k, from, pmd);
-  setPteAt(k, to, pteMkold(pmd));
+  const child = (dst.flags & VM_UFFD_WP) === 0 ? pteClearUffdWp(pmd) : pmd;
+  setPteAt(k, to, pteMkold(child));
   return 0;
 };
 
@@ -212,15 +239,16 @@ const copyPteRange = (k: Kernel, dst: Vma, src: Vma, start: number, end: number)
   return 0;
 };
 
-/** A file mapping without private pages is left out: faults find its pages again. */
-const needsCopy = (src: Vma): boolean =>
+/** A file mapping without private pages is left out: faults find its pages again. Compare vma_needs_copy(). */
+const needsCopy = (dst: Vma, src: Vma): boolean =>
   src.mapping === null ||
   src.anonVma !== null ||
-  (src.flags & (VM_PFNMAP | VM_MIXEDMAP | VM_UFFD_WP)) !== 0;
+  (src.flags & (VM_PFNMAP | VM_MIXEDMAP)) !== 0 ||
+  (dst.flags & VM_UFFD_WP) !== 0;
 
 function* copyPageRange(k: Kernel, dst: Vma, src: Vma): Path<number> {
   if ((src.flags & VM_HUGETLB) !== 0) return yield* copyHugetlbRange(k, dst, src);
-  if (!needsCopy(src)) return 0;
+  if (!needsCopy(dst, src)) return 0;
   const { mm } = src;
   const cow = isCowMapping(src.flags);
   const range =
@@ -256,7 +284,8 @@ function* dupMmap(k: Kernel, child: MmStruct, parent: MmStruct): Path<number> {
   let error = 0;
   for (const src of parent.vmas) {
     if ((src.flags & VM_DONTCOPY) !== 0) continue;
-    const dst = vmaAlloc(child, src.start, src.end, src.flags, src.mapping, src.pgoff);
+    const flags = uffdForkFlags(child, src) & ~VM_LOCKED;
+    const dst = vmaAlloc(child, src.start, src.end, flags, src.mapping, src.pgoff);
     vmaAppend(dst);
     anonVmaFork(k, dst, src);
     error = yield* copyPageRange(k, dst, src);

@@ -1,5 +1,4 @@
 /** madvise(): what a process says about a range of its memory. Compare mm/madvise.c. */
-import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import { EAGAIN, EINVAL, ENOMEM } from '../errno.ts';
 import { vmaPageSize } from '../hugetlb/vma.ts';
@@ -40,7 +39,7 @@ import {
   mmapWriteUnlock,
 } from './lock.ts';
 import { madvisePopulate } from './populate.ts';
-import { isolateRange, mergeAround, vmaIndexAbove } from './vma.ts';
+import { modifyFlags, vmaIndexAbove } from './vma.ts';
 import { zapRange } from './zap.ts';
 
 /** KSM leaves shared, special and hugetlb memory alone. Compare vma_ksm_compatible(). */
@@ -111,13 +110,7 @@ function* changeFlags(
     const error = yield* ksmUnmerge(k, vma, start, end);
     if (error !== 0) return error === -ENOMEM ? -EAGAIN : error;
   }
-  const i = isolateRange(k, vma.mm, start, end);
-  if (i < 0) return i;
-  const part = vma.mm.vmas[i];
-  if (part === undefined) throw new Error('a VMA vanished under mmap_lock');
-  setField(part, 'flags', flags);
-  yield* mergeAround(k, vma.mm, i);
-  return 0;
+  return yield* modifyFlags(k, vma.mm, start, end, flags);
 }
 
 const adviseVma = (

@@ -146,6 +146,27 @@ function* mergeWithNext(k: Kernel, mm: MmStruct, i: number): Path<void> {
   yield* vmaFree(k, high);
 }
 
+/**
+ * Gives [start, end), which one VMA contains, other flags: it is split, and merged, as that asks for.
+ * @returns 0, or -EINVAL with nothing done: that would cut a huge page. Compare vma_modify_flags()
+ */
+export function* modifyFlags(
+  k: Kernel,
+  mm: MmStruct,
+  start: number,
+  end: number,
+  flags: number,
+): Path<number> {
+  if (findVma(mm, start)?.flags === flags) return 0;
+  const i = isolateRange(k, mm, start, end);
+  if (i < 0) return i;
+  const vma = mm.vmas[i];
+  if (vma === undefined) throw new Error(`mm ${mm.id}: no VMA at hva ${start}`);
+  setField(vma, 'flags', flags);
+  yield* mergeAround(k, mm, i);
+  return 0;
+}
+
 /** Adds a VMA that was made by hand to the list of a new address space. For fork. */
 export const vmaAppend = (vma: Vma): void => {
   listPush(vma.mm.vmas, vma);

@@ -19,11 +19,21 @@ import {
   notifyRangeStart,
 } from '../notifier/notifier.ts';
 import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START, YP_PROTECT } from '../path.ts';
-import { pteDirty, pteNone, ptePresent, pteYoung, vmNormalPage } from '../pgtable/pte.ts';
+import {
+  pteDirty,
+  pteNone,
+  ptePresent,
+  pteUffdWp,
+  pteYoung,
+  vmNormalPage,
+} from '../pgtable/pte.ts';
 import {
   isMigrationEntry,
+  isPteMarker,
   isSwapEntry,
+  makeUffdWpMarker,
   migrationEntryPage,
+  PTE_SWP_UFFD_WP,
   swapEntrySlot,
 } from '../pgtable/swapops.ts';
 import { flushTlbRange } from '../pgtable/tlb.ts';
@@ -34,6 +44,7 @@ import {
   pmdLeafAt,
   ptepGet,
   ptepGetAndClear,
+  setPteAt,
   tableEnd,
   walkPte,
 } from '../pgtable/walk.ts';
@@ -41,8 +52,8 @@ import { folioRemoveRmap, folioRemoveRmapPmd } from '../rmap/rmap.ts';
 import { freeSwapAndCache, freeSwapCache } from '../swap/cache.ts';
 import { splitHugePmdLocked } from '../thp/split-pmd.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_SIZE } from '../thp/state.ts';
-import type { Kernel, MmStruct, Vma } from '../types.ts';
-import { VM_HUGETLB } from './flags.ts';
+import { type Kernel, MMU_NOTIFY_UNMAP, type MmStruct, type Vma } from '../types.ts';
+import { VM_HUGETLB, VM_UFFD_WP } from './flags.ts';
 
 /** One page more (or less) of the kind that `anon` says is mapped. */
 export const addRss = (mm: MmStruct, anon: boolean, delta: number): void => {
@@ -50,11 +61,15 @@ export const addRss = (mm: MmStruct, anon: boolean, delta: number): void => {
   else setField(mm, 'rssFile', mm.rssFile + delta);
 };
 
-/** Clears one entry; pushes the folio whose reference is to be dropped after the flush. */
-const zapPte = (k: Kernel, mm: MmStruct, word: number, gather: number[]): void => {
+/**
+ * Clears one entry; pushes the folio whose reference is to be dropped after the flush.
+ * @param keepWp that userfaultfd protects the page is remembered by a marker
+ */
+const zapPte = (k: Kernel, mm: MmStruct, word: number, gather: number[], keepWp: boolean): void => {
   const pte = ptepGet(k, word);
-  if (pteNone(pte)) return;
+  if (pteNone(pte) || (keepWp && isUffdWpMarker(pte))) return;
   const old = ptepGetAndClear(k, word);
+  if (keepWp && isUffdWp(old)) setPteAt(k, word, makeUffdWpMarker());
   if (!ptePresent(old)) {
     zapNonpresent(k, mm, old);
     return;
@@ -67,6 +82,13 @@ const zapPte = (k: Kernel, mm: MmStruct, word: number, gather: number[]): void =
   folioRemoveRmap(k, page);
   gather.push(folio);
 };
+
+/** Does userfaultfd protect it? Present or not. */
+const isUffdWp = (pte: number): boolean =>
+  ptePresent(pte) ? pteUffdWp(pte) : (pte & PTE_SWP_UFFD_WP) !== 0;
+
+const isUffdWpMarker = (pte: number): boolean =>
+  !ptePresent(pte) && isPteMarker(pte) && isUffdWp(pte);
 
 /** An entry that is not present: what it stands for is one less. */
 const zapNonpresent = (k: Kernel, mm: MmStruct, old: number): void => {
@@ -124,6 +146,9 @@ export function* zapRange(
     notifyRangeStart(k, range);
     if (k.watched) yield YP_NOTIFIER_START;
   }
+  // A file's page comes back; with the VMA goes everything.
+  const keepWp =
+    event !== MMU_NOTIFY_UNMAP && vma.mapping !== null && (vma.flags & VM_UFFD_WP) !== 0;
   const gather: number[] = [];
   for (let at = nextMapped(k, mm, start, end); at < end; ) {
     // One table at a time: its lock is dropped, and its pages freed, before the next.
@@ -141,7 +166,7 @@ export function* zapRange(
       // A file's huge entry that was split is gone, and no table has taken its place.
       const word = walkPte(k, mm, at, false);
       for (let i = 0; at < to; at += PAGE_SIZE, i++)
-        if (word > 0) zapPte(k, mm, word + i * PTE_WORDS, gather);
+        if (word > 0) zapPte(k, mm, word + i * PTE_WORDS, gather, keepWp);
     }
     if (k.watched) yield YP_PROTECT;
     flushTlbRange(k, mm, from, to);
