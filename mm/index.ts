@@ -260,8 +260,18 @@ export {
   PROT_READ,
   PROT_WRITE,
 } from './vma/flags.ts';
+export { UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_SIGBUS } from './uffd/state.ts';
+export {
+  uffdOpen,
+  uffdRead,
+  uffdRegister,
+  uffdUnregister,
+  uffdWake,
+  uffdWriteprotect,
+} from './uffd/uffd.ts';
 export { changeProtNuma } from './vma/change-protection.ts';
 export { fork } from './vma/fork.ts';
+export { clearRefsSoftDirty } from './vma/soft-dirty.ts';
 export { madvise, madviseDontneed } from './vma/madvise.ts';
 export { mmCreate, mmExit } from './vma/mm.ts';
 export { mlock, munlock } from './vma/mlock.ts';
