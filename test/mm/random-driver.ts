@@ -10,7 +10,7 @@ import { PAGE_SIZE } from '#emu';
 import { folioWriteProtect, writeProtectRange } from '../../mm/cache/write-protect.ts';
 import { checkKernel } from '../../mm/check/sanitizer.ts';
 import { migrateFolio } from '../../mm/compact/migrate.ts';
-import { folioPut } from '../../mm/folio/folio.ts';
+import { folioOf, folioPut } from '../../mm/folio/folio.ts';
 import { pfnToPage } from '../../mm/frames/table.ts';
 import { mappingPut } from '../../mm/fs/mapping.ts';
 import { shmemCreate } from '../../mm/fs/shmem.ts';
@@ -446,7 +446,7 @@ export class RandomDriver {
     this.held.splice(i, 1);
     const { process, hva, pages, n, kind, shared, cells, zaps } = held;
     if (kind === 'get') {
-      for (let j = 0; j < n; j++) folioPut(this.k, pages[j]!);
+      for (let j = 0; j < n; j++) folioPut(this.k, folioOf(this.k, pages[j]!));
       return;
     }
     for (let j = 0; j < n && transfer; j++) {
