@@ -118,6 +118,7 @@ export { hugetlbSetPool } from './hugetlb/pool.ts';
 export { HUGETLB_ORDER_1G, HUGETLB_ORDER_2M } from './hugetlb/state.ts';
 export { countStat, createKernel } from './kernel.ts';
 export type { KernelOptions } from './kernel.ts';
+export { ksmScan } from './ksm/scan.ts';
 export {
   mmuNotifierClearFlushYoung,
   mmuNotifierClearYoung,
@@ -145,6 +146,7 @@ export {
   YP_GUP_FAST_READ,
   YP_GUP_FAST_SEQ,
   YP_GUP_LOOKED_UP,
+  YP_KSM_PROTECTED,
   YP_MIGRATE_COPIED,
   YP_MIGRATE_UNMAPPED,
   YP_MOVE_ENTRY,
@@ -153,6 +155,9 @@ export {
   YP_PROTECT,
   YP_SECONDARY_PFN,
   YP_SPLIT_UNMAPPED,
+  YP_SWAP_READ,
+  YP_SWAP_UNMAPPED,
+  YP_SWAP_WRITTEN,
   YP_WAIT,
 } from './path.ts';
 export type { Path } from './path.ts';
@@ -200,6 +205,7 @@ export { nameGupUser, provenanceStart, provenanceStop } from './provenance/prove
 export type { Hold, Provenance } from './provenance/provenance.ts';
 export { folioTryShareAnonRmap } from './rmap/rmap.ts';
 export { createVmStat } from './stat.ts';
+export { reclaimFolio } from './swap/out.ts';
 export { swapon } from './swap/slots.ts';
 export { collapseHugePage } from './thp/collapse.ts';
 export { splitHugePage } from './thp/split.ts';
