@@ -2,8 +2,9 @@
  * The sanitizer: does the kernel's state satisfy the invariants that hold between any two yields?
  *
  * The numbered rules I1, I2, I3, I9, I10 and I11 (a message begins with the number), and that reverse
- * map, resident counts, page caches and the buddy allocator agree. It walks everything and believes
- * no counter. Which reference is whose is not recorded yet.
+ * map, resident counts, caches, swap, pools and the buddy allocator agree. It walks everything and
+ * believes no counter. With provenance on (mm/provenance/) every reference must have an owner by name,
+ * and what pins promise is checked page by page: I4, I13.
  */
 import { pageToPfn } from '../frames/table.ts';
 import { ptePresent, pteWrite } from '../pgtable/pte.ts';
@@ -14,7 +15,9 @@ import { checkCaches, checkKsm, checkSwap } from './caches.ts';
 import { freshCensus } from './census.ts';
 import { checkFrames, checkPoolSizes, type Holders } from './frames.ts';
 import { countHolders } from './holders.ts';
+import { checkPins } from './pins.ts';
 import { checkMm } from './tables.ts';
+import { checkReservations } from './hugetlb.ts';
 import { checkZoneDevices } from './zone-device.ts';
 
 /** Told of one entry of a secondary MMU: which page it reaches, standing for which hva. */
@@ -58,7 +61,10 @@ export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => 
   if (holders.pins !== live)
     report.push(`I11 pins: ${holders.pins} are held, acquired - released = ${live}`);
   if (options.secondary !== undefined) checkSecondary(k, options.secondary, report);
-  if (settled) checkQuiescent(k, holders, options.gets ?? 0, report);
+  if (settled) {
+    checkQuiescent(k, holders, options.gets ?? 0, report);
+    checkPins(k, census, report);
+  }
   return report;
 };
 
@@ -81,6 +87,7 @@ const checkSecondary = (
 };
 
 const checkQuiescent = (k: Kernel, holders: Holders, gets: number, report: string[]): void => {
+  checkReservations(k, report);
   if (holders.locked > 0) report.push(`${holders.locked} folios are locked by nobody`);
   if (holders.isolated > 0) report.push(`${holders.isolated} folios are isolated by nobody`);
   if (holders.migrating > 0) report.push(`${holders.migrating} migration entries are left behind`);

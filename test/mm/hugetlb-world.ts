@@ -1,0 +1,100 @@
+/** What the hugetlb tests share: a world with pools, and mappings of huge pages. */
+import { PAGE_SIZE } from '#emu';
+import {
+  type AddressSpace,
+  assertKernel,
+  drive,
+  fork,
+  HUGETLB_ORDER_2M,
+  type HostProcess,
+  hugetlbFileSetup,
+  hugetlbSetPool,
+  MAP_ANONYMOUS,
+  MAP_HUGETLB,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  mmap,
+} from '#mm';
+import type { Hstate } from '../../mm/hugetlb/state.ts';
+import { leafLevel, leafWord, ptepGet, walkLeaf } from '../../mm/pgtable/walk.ts';
+import { ptePage, ptePresent } from '../../mm/pgtable/pte.ts';
+import { createProcess, createWorld, RW, type World } from './support.ts';
+
+export const HUGE = 2 << 20;
+export const HUGE_NR = HUGE / PAGE_SIZE;
+export const GIB = 2 ** 30;
+
+/** 64 MiB of RAM, of which `nr` pages of 2 MiB are in the pool. */
+export const createHugeWorld = (nr: number): World => {
+  const w = createWorld(64 << 20);
+  if (hugetlbSetPool(w.k, HUGETLB_ORDER_2M, nr) !== nr) throw new Error('the pool is not so large');
+  return w;
+};
+
+/** The pool of 2 MiB pages. */
+export const poolOf = (w: World): Hstate => {
+  const h = w.k.state.hugetlb.hstates.find(({ order }) => order === HUGETLB_ORDER_2M);
+  if (h === undefined) throw new Error('no pool');
+  return h;
+};
+
+/** `total/free/reserved` of the pool of 2 MiB pages. */
+export const poolState = (w: World): string => {
+  const { nrPages, free, reserved } = poolOf(w);
+  return `${nrPages}/${free.length}/${reserved}`;
+};
+
+/** Maps anonymous memory of `nr` huge pages; its hva or -errno. @param flags MAP_*, private unless MAP_SHARED is among them */
+export const tryMapHuge = (p: HostProcess, nr: number, flags = 0, prot = RW): number =>
+  drive(
+    mmap(p.k, p.mm, {
+      lenBytes: nr * HUGE,
+      prot,
+      flags: MAP_ANONYMOUS | MAP_HUGETLB | ((flags & MAP_SHARED) === 0 ? MAP_PRIVATE : 0) | flags,
+    }),
+  );
+
+/** The same, which must work. */
+export const mapHuge = (p: HostProcess, nr: number, flags = 0, prot = RW): number => {
+  const hva = tryMapHuge(p, nr, flags, prot);
+  if (hva < 0) throw new Error(`mmap: ${hva}`);
+  return hva;
+};
+
+/** A file of `nr` huge pages. */
+export const hugeFile = (w: World, nr: number): AddressSpace => {
+  const mapping = hugetlbFileSetup(w.k, HUGETLB_ORDER_2M, nr * HUGE_NR);
+  if (typeof mapping === 'number') throw new Error(`hugetlbFileSetup: ${mapping}`);
+  return mapping;
+};
+
+/** Maps all of a file, shared unless MAP_PRIVATE is given. */
+export const mapHugeFile = (
+  p: HostProcess,
+  mapping: AddressSpace,
+  flags = MAP_SHARED,
+  prot = RW,
+): number =>
+  drive(mmap(p.k, p.mm, { lenBytes: mapping.nrPages * PAGE_SIZE, prot, flags, mapping }));
+
+/** fork(), which must work, as a process on the world's hart. */
+export const forked = (w: World, p: HostProcess): HostProcess => {
+  const child = drive(fork(w.k, p.mm));
+  if (typeof child === 'number') throw new Error(`fork: ${child}`);
+  return createProcess(w, child);
+};
+
+/** The entry that ends the walk for an address, of whatever level. */
+export const leafAt = ({ k, mm }: HostProcess, hva: number): { entry: number; level: number } => {
+  const leaf = walkLeaf(k, mm, hva);
+  return { entry: leaf > 0 ? ptepGet(k, leafWord(leaf)) : 0, level: leafLevel(leaf) };
+};
+
+/** The huge page that an address is mapped to, -1 for none. */
+export const folioAt = (p: HostProcess, hva: number): number => {
+  const { entry } = leafAt(p, hva);
+  return ptePresent(entry) ? ptePage(entry) : -1;
+};
+
+/** Nothing is wrong, with nobody in the middle of something. */
+export const settled = (w: World, gets = 0): void => assertKernel(w.k, { quiescent: true, gets });
