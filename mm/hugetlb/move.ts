@@ -9,6 +9,7 @@ import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START, YP_PROTECT } from '../pa
 import { pteNone } from '../pgtable/pte.ts';
 import { flushTlbRange } from '../pgtable/tlb.ts';
 import { nextMapped, ptepGet, ptepGetAndClear, setPteAt, walkEntry } from '../pgtable/walk.ts';
+import { noteMoved } from '../provenance/provenance.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
 import { hugetlbVmaMoved } from './resv.ts';
 import { hugeLevel, vmaPageSize } from './vma.ts';
@@ -55,6 +56,7 @@ export function* moveHugetlbRange(
     if (k.watched) yield YP_NOTIFIER_END;
     notifyRangeEnd(k, range);
   }
+  noteMoved(k, mm, oldHva, newHva, stop - oldHva);
   if (stop === end) hugetlbVmaMoved(newVma, vma);
   return stop - oldHva;
 }

@@ -20,6 +20,7 @@ import { pteDirty, pteNone, ptePage, ptePresent, pteUffdWp } from '../pgtable/pt
 import { isPteMarker, makeUffdWpMarker } from '../pgtable/swapops.ts';
 import { flushTlbRange } from '../pgtable/tlb.ts';
 import { nextMapped, ptepGet, ptepGetAndClear, setPteAt, walkEntry } from '../pgtable/walk.ts';
+import { noteZap } from '../provenance/provenance.ts';
 import { folioRemoveRmapPmd } from '../rmap/rmap.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, MMU_NOTIFY_UNMAP, type Vma } from '../types.ts';
 import { hugetlbCountAdd } from './fault.ts';
@@ -104,6 +105,7 @@ export function* unmapHugetlbRange(
     if (k.watched) yield YP_NOTIFIER_END;
     notifyRangeEnd(k, range);
   }
+  noteZap(k, mm, start, end);
 }
 
 /** Word of the entry by which a VMA maps a huge page, 0 where it does not (any more). */
@@ -142,4 +144,5 @@ export function* unmapHugetlbFolio(k: Kernel, vma: Vma, hva: number, folio: numb
     if (k.watched) yield YP_NOTIFIER_END;
     notifyRangeEnd(k, range);
   }
+  noteZap(k, mm, hva, end);
 }

@@ -12,6 +12,8 @@ import { listPush, listRemoveAt, mapDelete, mapSet, setField } from '#cells';
 import { folioNrPages, folioOf } from '../folio/folio.ts';
 import { isZeroFolio } from '../folio/pin.ts';
 import { FOLL_GET, FOLL_PIN } from '../gup/flags.ts';
+import { ptePresent } from '../pgtable/pte.ts';
+import { leafLevel, leafPage, leafWord, ptepGet, walkLeaf } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 
 /** FOLL_GET or FOLL_PIN. */
@@ -27,10 +29,14 @@ export interface Hold {
   /** Address space and place in it that the page was found at; -1 where it was found by other means. */
   mm: number;
   hva: number;
+  /** FOLL_* that it was asked for with; 0 where it was not by address. */
+  flags: number;
   /** References or pins that this record stands for. */
   n: number;
   /** Number of the call, counted from when recording began. */
   since: number;
+  /** The address does not stand for the page any more: it was unmapped since, or while GUP was on its way. */
+  zapped: boolean;
 }
 
 /** Plain data: it is saved with the machine. */
@@ -93,8 +99,10 @@ export const noteGrab = (
       user,
       mm: mm.id,
       hva: first + i * PAGE_SIZE,
+      flags,
       n: 1,
       since,
+      zapped: mappedPage(k, mm, first + i * PAGE_SIZE) !== pages[i]!,
     });
   return n;
 };
@@ -111,7 +119,39 @@ export const noteGrabPage = (
   const { provenance } = k.state;
   if (provenance === null) return;
   const since = nextCall(provenance);
-  addHold(k, provenance, page, { kind, api, user, mm: -1, hva: -1, n, since });
+  const where = { mm: -1, hva: -1, flags: 0, zapped: false };
+  addHold(k, provenance, page, { kind, api, user, n, since, ...where });
+};
+
+/** Frame that an address space maps at `hva` now, -1 for none. */
+const mappedPage = (k: Kernel, mm: MmStruct, hva: number): number => {
+  const leaf = mm.exited ? 0 : walkLeaf(k, mm, hva);
+  const entry = leaf > 0 ? ptepGet(k, leafWord(leaf)) : 0;
+  if (!ptePresent(entry)) return -1;
+  return leafPage(entry, leafLevel(leaf), hva);
+};
+
+/** [start, end) of an address space has been unmapped: what is held from there is no longer what is there. */
+export const noteZap = (k: Kernel, mm: MmStruct, start: number, end: number): void => {
+  if (k.state.provenance === null) return;
+  for (const own of k.state.provenance.holds.values())
+    for (const hold of own)
+      if (hold.mm === mm.id && hold.hva >= start && hold.hva < end) setField(hold, 'zapped', true);
+};
+
+/** What was mapped at [from, from + lenBytes) is now at `to`. */
+export const noteMoved = (
+  k: Kernel,
+  mm: MmStruct,
+  from: number,
+  to: number,
+  lenBytes: number,
+): void => {
+  if (k.state.provenance === null) return;
+  for (const own of k.state.provenance.holds.values())
+    for (const hold of own)
+      if (hold.mm === mm.id && hold.hva >= from && hold.hva < from + lenBytes)
+        setField(hold, 'hva', hold.hva - from + to);
 };
 
 const nextCall = (provenance: Provenance): number => {

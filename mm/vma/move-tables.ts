@@ -27,6 +27,7 @@ import {
   walkEntry,
   walkPte,
 } from '../pgtable/walk.ts';
+import { noteMoved } from '../provenance/provenance.ts';
 import { splitHugePmdLocked } from '../thp/split-pmd.ts';
 import { HPAGE_PMD_SIZE } from '../thp/state.ts';
 import { type Kernel, MMU_NOTIFY_UNMAP, type Vma } from '../types.ts';
@@ -113,5 +114,6 @@ export function* movePageTables(
     if (k.watched) yield YP_NOTIFIER_END;
     notifyRangeEnd(k, range);
   }
+  noteMoved(k, mm, from, to, moved);
   return moved;
 }

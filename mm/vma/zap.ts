@@ -48,6 +48,7 @@ import {
   tableEnd,
   walkPte,
 } from '../pgtable/walk.ts';
+import { noteZap } from '../provenance/provenance.ts';
 import { folioRemoveRmap, folioRemoveRmapPmd } from '../rmap/rmap.ts';
 import { freeSwapAndCache, freeSwapCache } from '../swap/cache.ts';
 import { splitHugePmdLocked } from '../thp/split-pmd.ts';
@@ -181,4 +182,5 @@ export function* zapRange(
     if (k.watched) yield YP_NOTIFIER_END;
     notifyRangeEnd(k, range);
   }
+  noteZap(k, mm, start, end);
 }

@@ -154,7 +154,7 @@ describe('every function of GUP is written down by its name', () => {
       };
       expect(locked === true ? under(take) : take()).toBe(2);
       for (const [i, page] of pages.entries()) {
-        expect(k.state.provenance!.holds.get(page)).toEqual([
+        expect(k.state.provenance!.holds.get(page)).toMatchObject([
           {
             kind,
             api,
@@ -163,6 +163,7 @@ describe('every function of GUP is written down by its name', () => {
             user: kind === 'pin' ? 'a driver' : user,
             mm: p.mm.id,
             hva: hva + i * PAGE_SIZE,
+            zapped: false,
           },
         ]);
         expect(explainFrame(k, page).unexplained).toEqual(NOTHING);
