@@ -28,6 +28,9 @@ import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START, YP_PROTECT } from '../pa
 import { pteDirty, pteMkclean, ptePresent, pteWrite, pteWrprotect } from '../pgtable/pte.ts';
 import { flushTlbPage, flushTlbRange } from '../pgtable/tlb.ts';
 import {
+  leafLevel,
+  leafWord,
+  levelPages,
   nextMapped,
   PTE_WORDS,
   pmdLeafAt,
@@ -35,7 +38,7 @@ import {
   ptepGetAndClear,
   setPteAt,
   tableEnd,
-  walkPte,
+  walkLeaf,
 } from '../pgtable/walk.ts';
 import {
   folioVmaMappedPmd,
@@ -45,6 +48,8 @@ import {
   rmapStillLinked,
 } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
+import { splitHugePmd } from '../thp/split-pmd.ts';
+import { HPAGE_PMD_SIZE } from '../thp/state.ts';
 import { folioUnlockFreeSwap } from '../swap/cache.ts';
 import {
   type Kernel,
@@ -53,8 +58,9 @@ import {
   type MmStruct,
   type Vma,
 } from '../types.ts';
-import { VM_SHARED } from '../vma/flags.ts';
+import { VM_HUGETLB, VM_SHARED } from '../vma/flags.ts';
 import { mmapWriteLock, mmapWriteTrylock, mmapWriteUnlock } from '../vma/lock.ts';
+import { findVma } from '../vma/vma.ts';
 
 /**
  * Makes every shared mapping of a folio read-only and clean; where an entry was dirty the folio
@@ -145,25 +151,12 @@ export function* writeProtectRange(
   const range = notifierRange(mm, start, end, MMU_NOTIFY_SOFT_DIRTY);
   yield* invalidateRangeStart(k, range);
   let changed = 0;
-  for (let hva = nextMapped(k, mm, start, end); hva < end; hva = nextMapped(k, mm, hva, end)) {
-    const stop = tableEnd(hva, end);
-    const pmd = pmdLeafAt(k, mm, hva);
-    if (pmd > 0) {
-      const pte = ptepGet(k, pmd);
-      if (pteWrite(pte)) {
-        setPteAt(k, pmd, pteWrprotect(pte));
-        changed++;
-      }
-      hva = stop;
-      continue;
-    }
-    let word = walkPte(k, mm, hva, false);
-    for (; hva < stop; hva += 4096, word += PTE_WORDS) {
-      const pte = ptepGet(k, word);
-      if (!ptePresent(pte) || !pteWrite(pte)) continue;
-      setPteAt(k, word, pteWrprotect(pte));
-      changed++;
-    }
+  for (let at = nextMapped(k, mm, start, end); at < end; at = nextMapped(k, mm, at, end)) {
+    const from = at;
+    const stop = tableEnd(at, end);
+    at = stop;
+    if (splitIfPartial(k, mm, from, end)) at = from;
+    else changed += protectEntries(k, mm, from, stop, end);
   }
   if (changed > 0) {
     countStat(k, 'wrprotect', changed);
@@ -174,3 +167,38 @@ export function* writeProtectRange(
   mmapWriteUnlock(mm);
   return changed;
 }
+
+/** A huge entry that reaches beyond the range is split; one of hugetlb cannot be. @returns true: look again */
+const splitIfPartial = (k: Kernel, mm: MmStruct, hva: number, end: number): boolean => {
+  if (pmdLeafAt(k, mm, hva) === 0) return false;
+  const whole = hva % HPAGE_PMD_SIZE === 0 && hva + HPAGE_PMD_SIZE <= end;
+  const vma = findVma(mm, hva);
+  if (whole || vma === null || (vma.flags & VM_HUGETLB) !== 0) return false;
+  splitHugePmd(k, vma, hva);
+  return true;
+};
+
+/** The entries of [hva, stop), which one leaf table maps, or a huge entry that `end` does not cut. @returns entries changed */
+const protectEntries = (
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  stop: number,
+  end: number,
+): number => {
+  const leaf = walkLeaf(k, mm, hva);
+  const huge = leafLevel(leaf) > 0;
+  const bytes = levelPages(leafLevel(leaf)) * PAGE_SIZE;
+  // Of hugetlb only what lies in the range as a whole.
+  if (huge && (hva % bytes !== 0 || end - hva < bytes)) return 0;
+  const entries = huge ? 1 : (stop - hva) / PAGE_SIZE;
+  let changed = 0;
+  for (let i = 0; i < entries; i++) {
+    const word = leafWord(leaf) + i * PTE_WORDS;
+    const pte = ptepGet(k, word);
+    if (!ptePresent(pte) || !pteWrite(pte)) continue;
+    setPteAt(k, word, pteWrprotect(pte));
+    changed++;
+  }
+  return changed;
+};

@@ -36,8 +36,9 @@ const HVA = 0x4000_0000;
 const HIT_PAGES = 8192;
 const FAULT_PAGES = 2048;
 const BATCHES = [1, 16, 512] as const;
-/** Passes before the first that counts. */
+/** Passes before the first that counts; faults take V8 longer to compile. */
 const WARM_UP = 3;
+const FAULT_WARM_UP = 12;
 const BARE_WALK = 'bare walk';
 const SMALL = '4 KiB mapping';
 const PMD_ORDER = 9;
@@ -242,7 +243,7 @@ const faultSamples = (
 ): Samples => {
   const row = sample(`PIN-fast with faults, 512 at a time, ${subject.what}`, [BARE_WALK]);
   const { k, mm } = subject;
-  for (let round = -WARM_UP; round < rounds; round++) {
+  for (let round = -FAULT_WARM_UP; round < rounds; round++) {
     announce('gup: faults');
     const error = drive(madvise(k, mm, HVA, FAULT_PAGES * PAGE_SIZE, MADV_DONTNEED));
     if (error !== 0) throw new Error(`madvise: ${error}`);
