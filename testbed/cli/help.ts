@@ -105,6 +105,7 @@ pipe and pin sees the bytes that it must see, and nothing is left of the row aft
   PATTERN                  only rows with this in their names; * stands for anything
   --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
   --set USER=API           the policy with one user changed, any number of times (gupbed audit)
+  --gigantic               rows with hugetlb pages of 1 GiB as well: 3 GiB of memory, a minute
   --list                   print the names of the rows and run nothing
   --tap                    TAP 13, as the kernel's self-tests print it
   --json                   one JSON object

@@ -4,8 +4,10 @@ import { GIGANTIC_MATRIX, MATRIX, type Row } from '../selftest/matrix.ts';
 import { runRows, type Summary, summaryOf } from '../selftest/run.ts';
 import { tapHead, tapRow, tapTotals } from '../selftest/tap.ts';
 import type { Answer, RowResult } from '../selftest/verdict.ts';
+import { GIGANTIC_RAM_BYTES, RAM_BYTES } from '../selftest/world.ts';
 import { type ParsedArgs, parseCommandLine } from './args.ts';
 import { changedPolicyOf, POLICY_OPTIONS, wantsJson } from './host-options.ts';
+import { withRoomFor } from './input.ts';
 import { EXIT_FAILED, EXIT_OK, UsageError } from './usage-error.ts';
 
 /** How results are printed: lines before the first row, of each row, and after the last. */
@@ -41,10 +43,12 @@ export const selftestCommand = async (words: string[]): Promise<number> => {
   const startedAt = performance.now();
   const results: RowResult[] = [];
   print(format.head(rows.length));
-  for (const result of runRows(rows, { policy, gigantic })) {
-    results.push(result);
-    print(format.row(result, results.length));
-  }
+  withRoomFor(gigantic ? GIGANTIC_RAM_BYTES : RAM_BYTES, () => {
+    for (const result of runRows(rows, { policy, gigantic })) {
+      results.push(result);
+      print(format.row(result, results.length));
+    }
+  });
   print(format.end(results, policy.name, (performance.now() - startedAt) / 1000));
   return summaryOf(results).notOk > 0 ? EXIT_FAILED : EXIT_OK;
 };

@@ -4,6 +4,7 @@
  * Every load and store goes through the MMU, so what is compared is what the process itself sees.
  */
 import {
+  clearRefsSoftDirty,
   drive,
   fork,
   HostProcess,
@@ -123,6 +124,12 @@ export class Task {
     const { k, mm } = this.process;
     const flags = MREMAP_MAYMOVE | MREMAP_FIXED;
     must('mremap()', drive(mremap(k, mm, hva, lenBytes, lenBytes, flags, newHva)));
+  }
+
+  /** 4 to /proc/PID/clear_refs: writes are tracked from now on. */
+  clearSoftDirty(): void {
+    const { k, mm } = this.process;
+    drive(clearRefsSoftDirty(k, mm));
   }
 
   /** @returns the child, which ends with the row unless it exits before */

@@ -24,7 +24,7 @@ import { shootdownOf } from '../machine/shootdown.ts';
 
 const MIB = 2 ** 20;
 /** Room for a parent's, a child's and a copied 2 MiB page, twice over. */
-const RAM_BYTES = 32 * MIB;
+export const RAM_BYTES = 32 * MIB;
 /** Room for a pool of 1 GiB pages, each at a multiple of its size, besides. */
 export const GIGANTIC_RAM_BYTES = 3 * 1024 * MIB;
 /** Slots of the swap device: 16 MiB. */

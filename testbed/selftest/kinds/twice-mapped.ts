@@ -1,26 +1,33 @@
 /** Pages of private mappings that are not anonymous: zero pages, and pages of files. */
-import { PAGE_SIZE } from '#emu';
+import { PAGE_SHIFT, PAGE_SIZE } from '#emu';
 import {
   type AddressSpace,
   drive,
   HPAGE_PMD_ORDER,
   HPAGE_PMD_SIZE,
-  hugetlbFileSetup,
+  MAP_HUGE_SHIFT,
   MAP_PRIVATE,
   MAP_SHARED,
+  MFD_HUGETLB,
+  memfdCreate,
   PROT_READ,
   shmemCreate,
   shmemPut,
 } from '#mm';
+import { errnoName } from '../../report/errno-names.ts';
 import { ZEROES } from '../content.ts';
 import type { Kind, TwiceMapped } from '../scenario.ts';
 import { RW, type Task } from '../task.ts';
 import type { Trial } from '../trial.ts';
 import { RowFailed, RowSkipped } from '../verdict.ts';
 
-/** Reads both mappings, which maps what they have. @throws RowFailed where that is not zeroes */
+/**
+ * Reads both mappings, which maps what they have. The other one first: it gives a file its pages, while
+ * a private mapping of a hole of hugetlb gets a page of its own.
+ * @throws RowFailed where that is not zeroes
+ */
 const populated = (task: Task, hva: number, otherHva: number, lenBytes: number): TwiceMapped => {
-  for (const at of [hva, otherHva])
+  for (const at of [otherHva, hva])
     if (task.differsAt(at, lenBytes, ZEROES) >= 0)
       throw new RowFailed('memory that nobody has written is not zero');
   return { task, hva, otherHva, lenBytes, content: ZEROES };
@@ -56,19 +63,26 @@ const file = (trial: Trial, mapping: AddressSpace): TwiceMapped => {
   return populated(task, hva, otherHva, lenBytes);
 };
 
+/** @param flags MFD_* */
+const memfd = (trial: Trial, nrPages: number, flags: number): AddressSpace => {
+  const mapping = memfdCreate(trial.world.k, nrPages, flags);
+  if (typeof mapping === 'number')
+    throw new RowSkipped(`memfd_create() failed: ${errnoName(mapping)}`);
+  return mapping;
+};
+
 /** A file of one huge page. @param order log2 of its pages */
 export const hugetlbFileKind = (order: number): Kind<TwiceMapped> => ({
   title: `memfd hugetlb (${(PAGE_SIZE / 1024) * 2 ** order} kB)`,
   make: (trial) => {
-    const mapping = hugetlbFileSetup(trial.world.k, order, 2 ** order);
-    if (typeof mapping === 'number')
-      throw new RowSkipped(`no file of huge pages of order ${order}`);
-    return file(trial, mapping);
+    const flags = MFD_HUGETLB | ((order + PAGE_SHIFT) << MAP_HUGE_SHIFT);
+    return file(trial, memfd(trial, 2 ** order, flags));
   },
 });
 
 export const TWICE_MAPPED_KINDS: readonly Kind<TwiceMapped>[] = [
   { title: 'shared zeropage', make: zeroPage },
+  { title: 'memfd', make: (trial) => file(trial, memfd(trial, 1, 0)) },
   { title: 'tmpfile', make: (trial) => file(trial, shmemCreate(trial.world.k, 1)) },
   { title: 'huge zeropage', make: hugeZeroPage },
 ];

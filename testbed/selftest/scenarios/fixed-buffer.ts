@@ -11,6 +11,7 @@ import { type Content, differsFrom, MODIFIED } from '../content.ts';
 import type { Memory, Scenario } from '../scenario.ts';
 import type { Trial } from '../trial.ts';
 import { RowFailed } from '../verdict.ts';
+import { protectAndBack } from './fork.ts';
 
 /** Bytes that are read through the buffer at once. */
 const CHUNK_BYTES = 64 * 1024;
@@ -52,6 +53,13 @@ const writeUnderBuffer = (
 };
 
 export const FIXED_BUFFER_SCENARIOS: readonly Scenario[] = [
+  {
+    title: 'R/O-mapping a page registered as iouring fixed buffer',
+    run: (trial, memory) =>
+      writeUnderBuffer(trial, memory, ({ task, hva, lenBytes }) =>
+        protectAndBack(task, hva, lenBytes, () => task.clearSoftDirty()),
+      ),
+  },
   {
     title: 'fork() with an iouring fixed buffer',
     // The child lives until the end of the row.

@@ -9,6 +9,7 @@ import { LongtermPin } from '../pin.ts';
 import type { Memory, Scenario } from '../scenario.ts';
 import type { Trial } from '../trial.ts';
 import { RowFailed } from '../verdict.ts';
+import { protectAndBack } from './fork.ts';
 
 /** Pins, writes, and reads through the pin. */
 export const writeUnderPin = (trial: Trial, memory: Memory, fast: boolean): void => {
@@ -32,6 +33,10 @@ const shared: Before = ({ task }) => {
 /** A child has had them. */
 const previouslyShared: Before = ({ task }) => task.fork().exit();
 
+/** They are the process's own; soft-dirty tracking keeps mprotect() from mapping them writable. */
+const exclusive: Before = ({ task, hva, lenBytes }) =>
+  protectAndBack(task, hva, lenBytes, () => task.clearSoftDirty());
+
 const scenario = (title: string, before: Before, fast: boolean): Scenario => ({
   title,
   run: (trial, memory) => {
@@ -44,6 +49,7 @@ const scenario = (title: string, before: Before, fast: boolean): Scenario => ({
 const BEFORE: readonly [string, Before][] = [
   ['shared', shared],
   ['previously-shared', previouslyShared],
+  ['exclusive', exclusive],
 ];
 
 export const PIN_SCENARIOS: readonly Scenario[] = BEFORE.flatMap(([page, before]) => [
