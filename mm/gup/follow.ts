@@ -122,7 +122,8 @@ const followPfn = (k: Kernel, word: number, pte: number, flags: number): number 
 const checkPte = (k: Kernel, vma: Vma, word: number, pte: number, flags: number): number => {
   if (pteProtnone(pte) && !canFollowProtnone(vma, flags)) return 0;
   const page = vmNormalPage(pte);
-  if ((flags & FOLL_WRITE) !== 0 && !pteWrite(pte) && !canForceWrite(k, vma, flags, page)) return 0;
+  if ((flags & FOLL_WRITE) !== 0 && !pteWrite(pte) && !canForceWrite(k, vma, pte, page, flags))
+    return 0;
   if (page < 0) {
     if ((flags & FOLL_DUMP) !== 0) return -EFAULT;
     if (ptePage(pte) !== k.state.zeroPage) return followPfn(k, word, pte, flags);
@@ -213,7 +214,11 @@ const followHuge = (
   const entry = ptepGet(k, word);
   const head = ptePage(entry);
   const counted = vmNormalPage(entry);
-  if ((flags & FOLL_WRITE) !== 0 && !pteWrite(entry) && !canForceWrite(k, vma, flags, counted))
+  if (
+    (flags & FOLL_WRITE) !== 0 &&
+    !pteWrite(entry) &&
+    !canForceWrite(k, vma, entry, counted, flags)
+  )
     return 0;
   if ((flags & FOLL_DUMP) !== 0 && pteSpecial(entry)) return -EFAULT;
   if (!pteWrite(entry) && gupMustUnshare(k, vma, flags, head)) return -EMLINK;

@@ -5,6 +5,7 @@
  */
 import { readOnce, smpRmb } from '#cells';
 import { folioOf, folioTestAnon, pageAnonExclusive } from '../folio/folio.ts';
+import { pteNeedsSoftDirtyWp, pteNeedsUffdWp } from '../pgtable/pte.ts';
 import type { Kernel, Vma } from '../types.ts';
 import { isCowMapping, VM_MAYSHARE, VM_MAYWRITE, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
 import { FOLL_FORCE, FOLL_LONGTERM, FOLL_PIN, FOLL_WRITE } from './flags.ts';
@@ -35,14 +36,24 @@ export const gupMustUnshare = (
 };
 
 /**
- * A debugger's write through an entry that is read-only: private, not writable by itself, COW broken.
+ * A debugger's write through an entry that is read-only: private, not writable by itself, COW broken,
+ * and nobody waits for a write fault. Compare can_follow_write_pte(), can_follow_write_pmd().
+ * @param pte the entry, of any level
  * @param page as for gupMustUnshare; -1 where the entry has none that is counted
  */
-export const canForceWrite = (k: Kernel, vma: Vma, flags: number, page: number): boolean =>
+export const canForceWrite = (
+  k: Kernel,
+  vma: Vma,
+  pte: number,
+  page: number,
+  flags: number,
+): boolean =>
   (flags & FOLL_FORCE) !== 0 &&
   (vma.flags & (VM_MAYSHARE | VM_SHARED)) === 0 &&
   (vma.flags & VM_MAYWRITE) !== 0 &&
   (vma.flags & VM_WRITE) === 0 &&
   page >= 0 &&
   folioTestAnon(k, folioOf(k, page)) &&
-  pageAnonExclusive(k, page);
+  pageAnonExclusive(k, page) &&
+  !pteNeedsSoftDirtyWp(vma, pte) &&
+  !pteNeedsUffdWp(vma, pte);

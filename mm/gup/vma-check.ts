@@ -5,6 +5,7 @@
  * are not modelled; a shadow stack does not exist on riscv as we have it.
  */
 import { EFAULT, EOPNOTSUPP } from '../errno.ts';
+import { vmaIsSecretmem } from '../fs/secretmem.ts';
 import type { Vma } from '../types.ts';
 import {
   isCowMapping,
@@ -27,8 +28,6 @@ import {
 
 /** Memory that has page structs to count. Compare vma_can_gup(). */
 export const vmaCanGup = (vma: Vma): boolean => (vma.flags & (VM_IO | VM_PFNMAP)) === 0;
-
-const vmaIsSecretmem = (vma: Vma): boolean => vma.mapping?.kind === 'secretmem';
 
 /**
  * Files whose pages are blocks of persistent memory, which a pin without time limit would keep from
