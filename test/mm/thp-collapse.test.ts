@@ -11,6 +11,7 @@ import {
   ENOMEM,
   folioOrder,
   folioRefCount,
+  freePages,
   type HostProcess,
   type Kernel,
   MADV_COLLAPSE,
@@ -44,8 +45,18 @@ import { ptepGet, setPteAt, walkPte } from '../../mm/pgtable/walk.ts';
 import { swapon } from '../../mm/swap/slots.ts';
 import { pageoutRange } from '../../mm/swap/pageout.ts';
 import { VM_UFFD_MISSING } from '../../mm/vma/flags.ts';
+import { mmapReadTrylock, mmapReadUnlock } from '../../mm/vma/lock.ts';
 import { findVma } from '../../mm/vma/vma.ts';
-import { createProcess, entryAt, exit, pageAt, recordNotifier, RW, stepTo } from './support.ts';
+import {
+  createProcess,
+  entryAt,
+  exit,
+  pageAt,
+  recordNotifier,
+  RW,
+  stepTo,
+  type World,
+} from './support.ts';
 import {
   AT,
   adviseHuge,
@@ -78,6 +89,16 @@ const expectHuge = (k: Kernel, p: HostProcess): number => {
   expect(p.mm.rssAnon).toBe(HPAGE_PMD_NR);
   expect(p.mm.deposited.length).toBe(1);
   return folio;
+};
+
+/** Whoever had the free frames before has left bytes in them. */
+const leaveBytesBehind = ({ k }: World): void => {
+  const blocks: number[] = [];
+  for (let page = allocPages(k, 9, 0); page >= 0; page = allocPages(k, 9, 0)) blocks.push(page);
+  for (const block of blocks) {
+    k.memory.u8.fill(0xaa, k.memory.pageOffset(block), k.memory.pageOffset(block + HPAGE_PMD_NR));
+    freePages(k, block, 9);
+  }
 };
 
 describe('MADV_COLLAPSE', () => {
@@ -118,6 +139,7 @@ describe('MADV_COLLAPSE', () => {
 
   it('fills what is missing, and the zero page, with zeros', () => {
     const w = thpWorld(0);
+    leaveBytesBehind(w);
     const p = createProcess(w);
     mapAt(p, HPAGE_PMD_NR);
     p.store32(at(9), 1);
@@ -214,6 +236,8 @@ describe('refusals leave everything as it was', () => {
     const pages = new Int32Array(1);
     drive(pinUserPagesFast(k, p.mm, at(200), 1, FOLL_WRITE, pages));
     expect(collapse(p)).toBe(-EAGAIN);
+    // Seen at the first look: nothing was allocated, and the table stayed where it is.
+    expect(k.state.stat.thp_collapse_alloc).toBe(0);
     expectUnchanged(p);
     expect(pageAt(p, at(200))).toBe(pages[0]);
     expectQuiet(w);
@@ -477,6 +501,22 @@ describe('races with everybody else', () => {
     // It cannot walk to the entry, and must not think that nobody maps the page.
     expect(seen.at(-1)).toBe(YP_WAIT);
     expect(drive(collapsing)).toBe(-EAGAIN);
+    expect(drive(moving)).toBe(0);
+    expectFilled(p, AT, HPAGE_PMD_NR, FILLED);
+    expectQuiet(w);
+  });
+
+  it('a move that began before the lock was had: its entries are in the table that is off, and it waits', () => {
+    const { w, k, p } = withSmallPages();
+    expect(mmapReadTrylock(p.mm)).toBe(true);
+    const collapsing = collapseHugePage(k, p.mm, AT);
+    expect(collapsing.next().value).toBe(YP_WAIT); // has looked, and wants mmap_lock for writing
+    const moving = migrateFolio(k, pageAt(p, at(9)));
+    stepTo(k, moving, YP_MIGRATE_UNMAPPED);
+    mmapReadUnlock(p.mm);
+    stepTo(k, collapsing, YP_COLLAPSE_CLEARED);
+    expect(moving.next().value).toBe(YP_WAIT);
+    expect(drive(collapsing)).toBe(-EINVAL);
     expect(drive(moving)).toBe(0);
     expectFilled(p, AT, HPAGE_PMD_NR, FILLED);
     expectQuiet(w);

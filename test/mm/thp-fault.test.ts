@@ -220,6 +220,21 @@ describe('the huge zero folio', () => {
     expectQuiet(w);
   });
 
+  it('of two writes that replace it the second gives its folio back', () => {
+    const w = thpWorld();
+    const p = createProcess(w);
+    mapAt(p, HPAGE_PMD_NR);
+    p.load32(AT);
+    const slow = userFault(w.k, p.mm, AT, FAULT_FLAG_WRITE);
+    stepTo(w.k, slow, YP_FAULT_ALLOCATED);
+    expect(p.store32(AT + PAGE_SIZE, 5)).toBe(0);
+    const folio = ptePage(pmdAt(p, AT));
+    expect(drive(slow)).toBe(0);
+    expect(ptePage(pmdAt(p, AT))).toBe(folio);
+    expect(p.load32(AT + PAGE_SIZE)).toBe(5);
+    expectQuiet(w);
+  });
+
   it('without 2 MiB in one piece a write splits the entry and copies one page', () => {
     const w = thpWorld();
     const p = createProcess(w);
