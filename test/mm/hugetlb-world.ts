@@ -98,3 +98,14 @@ export const folioAt = (p: HostProcess, hva: number): number => {
 
 /** Nothing is wrong, with nobody in the middle of something. */
 export const settled = (w: World, gets = 0): void => assertKernel(w.k, { quiescent: true, gets });
+
+/** A parent with one written huge page, and a child that shares it; `left` pages are left over. */
+export const sharedPage = (
+  left: number,
+): { w: World; p: HostProcess; c: HostProcess; hva: number } => {
+  const w = createHugeWorld(1 + left);
+  const p = createProcess(w);
+  const hva = mapHuge(p, 1);
+  p.store32(hva, 1);
+  return { w, p, c: forked(w, p), hva };
+};
