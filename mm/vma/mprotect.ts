@@ -8,8 +8,9 @@ import { taskSize } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import { changeProtection } from './change-protection.ts';
 import { MM_CP_TRY_CHANGE_WRITABLE } from './cp.ts';
-import { VM_ACCESS_FLAGS, VM_MAY_SHIFT } from './flags.ts';
+import { VM_ACCESS_FLAGS, VM_LOCKED, VM_MAY_SHIFT, VM_SHARED, VM_WRITE } from './flags.ts';
 import { mmapWriteLock, mmapWriteTrylock, mmapWriteUnlock } from './lock.ts';
+import { populateLocked } from './populate.ts';
 import { isolateRange, mergeAround, vmaIndexAbove } from './vma.ts';
 
 /**
@@ -53,9 +54,13 @@ function* mprotectLocked(
       if (i < 0) return i;
       const vma = mm.vmas[i];
       if (vma === undefined) throw new Error('a VMA vanished under mmap_lock');
+      const old = vma.flags;
       setField(vma, 'flags', flags);
       const page = vmPageProt(flags);
       yield* changeProtection(k, vma, at, to, page, MM_CP_TRY_CHANGE_WRITABLE);
+      // Locked memory does not fault: what has to be copied for writing is copied now.
+      const locked = (old & (VM_WRITE | VM_SHARED | VM_LOCKED)) === VM_LOCKED;
+      if (locked && (flags & VM_WRITE) !== 0) yield* populateLocked(k, vma, at, to);
       yield* mergeAround(k, mm, i);
     }
     at = to;

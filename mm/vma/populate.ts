@@ -5,7 +5,6 @@
  * It is GUP's slow walk that takes neither references nor pins.
  */
 import { PAGE_SIZE } from '#emu';
-import { EFAULT, EHWPOISON, EINVAL, ENOMEM } from '../errno.ts';
 import {
   FOLL_FORCE,
   FOLL_HWPOISON,
@@ -17,25 +16,19 @@ import {
 import { getUserPagesLocked } from '../gup/walk.ts';
 import type { Path } from '../path.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
-import { VM_ACCESS_FLAGS, VM_IO, VM_PFNMAP, VM_READ, VM_SHARED, VM_WRITE } from './flags.ts';
+import { VM_ACCESS_FLAGS, VM_IO, VM_PFNMAP, VM_SHARED, VM_WRITE } from './flags.ts';
 import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from './lock.ts';
-import { findVma, vmaIndexAbove } from './vma.ts';
+import { vmaIndexAbove } from './vma.ts';
 
 /** Pages of one call of the walk: between two calls a writer may have the lock. */
 const BATCH_PAGES = 512;
 
-/** May MADV_POPULATE do that to the VMA at all? @returns 0, -ENOMEM without a VMA, -EINVAL */
-const checkPopulate = (vma: Vma | null, write: boolean): number => {
-  if (vma === null) return -ENOMEM;
-  if ((vma.flags & (VM_IO | VM_PFNMAP)) !== 0) return -EINVAL;
-  return (vma.flags & (write ? VM_WRITE : VM_READ)) === 0 ? -EINVAL : 0;
-};
-
 /**
  * MADV_POPULATE_READ, MADV_POPULATE_WRITE: after it no access of that kind to [start, end) faults,
- * as long as nobody takes the pages away again. Takes mmap_lock.
+ * as long as nobody takes the pages away again. Takes mmap_lock. The walk knows the errors by
+ * FOLL_MADV_POPULATE.
  * @returns 0; -ENOMEM where nothing is mapped, or without memory; -EINVAL where the VMA does not
- *   allow the access; -EFAULT where a fault is SIGBUS; -EHWPOISON
+ *   allow the access; -EFAULT where a fault is SIGBUS; -EHWPOISON; -EINTR: killed
  */
 export function* madvisePopulate(
   k: Kernel,
@@ -49,15 +42,10 @@ export function* madvisePopulate(
   for (let at = start; at < end; ) {
     if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
     const lock = { locked: 1 };
-    const vma = findVma(mm, at);
-    let done = checkPopulate(vma, write);
-    if (done === 0 && vma !== null) {
-      const n = Math.min(BATCH_PAGES, (Math.min(end, vma.end) - at) / PAGE_SIZE);
-      done = yield* getUserPagesLocked(k, mm, at, n, flags, null, lock);
-    }
+    const n = Math.min(BATCH_PAGES, (end - at) / PAGE_SIZE);
+    const done = yield* getUserPagesLocked(k, mm, at, n, flags, null, lock);
     if (lock.locked === 1) mmapReadUnlock(mm);
-    if (done < 0)
-      return done === -EFAULT || done === -EHWPOISON || done === -EINVAL ? done : -ENOMEM;
+    if (done < 0) return done;
     at += done * PAGE_SIZE;
   }
   return 0;
@@ -71,6 +59,16 @@ const populateFlags = (vma: Vma): number => {
   if ((vma.flags & VM_ACCESS_FLAGS) !== 0) flags |= FOLL_FORCE;
   return flags;
 };
+
+/**
+ * Faults a VMA's [start, end) in with mmap_lock held, also for writing, and kept; errors are ignored.
+ * Compare populate_vma_page_range() without `locked`.
+ */
+export function* populateLocked(k: Kernel, vma: Vma, start: number, end: number): Path<void> {
+  const flags = populateFlags(vma) & ~FOLL_UNLOCKABLE;
+  const n = (end - start) / PAGE_SIZE;
+  yield* getUserPagesLocked(k, vma.mm, start, n, flags, null, { locked: 1 });
+}
 
 /**
  * Faults [start, end) in, as far as it is mapped: MAP_POPULATE, and what mlock() ends with. Takes
