@@ -9,6 +9,7 @@
 import { ENOMEM } from '../errno.ts';
 import {
   folioAddLru,
+  folioCacheRefs,
   folioGet,
   folioLock,
   folioPut,
@@ -54,6 +55,7 @@ import {
 import { anonVmaPrepare } from '../rmap/anon-vma.ts';
 import { folioAddNewAnonRmapPmd, folioMoveAnonRmap } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
+import { folioFreeSwap, folioUnlockFreeSwap } from '../swap/cache.ts';
 import { getHugeZeroFolio } from '../thp/huge-zero.ts';
 import { PMD_ORDER_BIT, thpAllowableOrders, thpSuitableOrders } from '../thp/orders.ts';
 import { splitHugePmd } from '../thp/split-pmd.ts';
@@ -226,13 +228,16 @@ function* wpHugeAnon(
       folioGet(k, folio);
       yield* folioLock(k, folio);
       const same = ptepGet(k, word) === entry;
-      if (!same) folioUnlock(k, folio);
+      if (!same) folioUnlockFreeSwap(k, folio);
       folioPut(k, folio);
       if (!same) return 0;
     }
     // Whoever had the lock may have made it exclusive.
-    const sole = pageAnonExclusive(k, folio) || folioRefCount(k, folio) === 1;
-    if (sole && !pageAnonExclusive(k, folio)) {
+    const exclusive = pageAnonExclusive(k, folio);
+    if (!exclusive && folioRefCount(k, folio) === 1 + folioCacheRefs(k, folio))
+      folioFreeSwap(k, folio);
+    const sole = exclusive || folioRefCount(k, folio) === 1;
+    if (sole && !exclusive) {
       folioMoveAnonRmap(k, folio, vma);
       folioSetFlags(k, folio, PG_ANON_EXCLUSIVE);
     }

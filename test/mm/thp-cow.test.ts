@@ -29,6 +29,8 @@ import {
 import { FOLL_WRITE, pinUserPagesFast, pinUserPagesUnlocked, unpinUserPages } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
 import { folioGet, folioPut, folioTrylock, folioUnlock } from '../../mm/folio/folio.ts';
+import { folioAllocSwap } from '../../mm/swap/cache.ts';
+import { swapon } from '../../mm/swap/slots.ts';
 import { findVma } from '../../mm/vma/vma.ts';
 import { createProcess, entryAt, exit, pageAt } from './support.ts';
 import {
@@ -168,6 +170,22 @@ describe('a write to what one entry maps', () => {
     expect(ptePage(pmdAt(p, AT))).toBe(folio);
     expect(pteWrite(pmdAt(p, AT))).toBe(true);
     folioPut(k, folio);
+    expectQuiet(w);
+  });
+
+  it('whose slots nobody names any more: they go first, and the folio is reused', () => {
+    const { w, k, p, folio } = withThp();
+    exit(forked(w, p));
+    swapon(k, 1024);
+    folioGet(k, folio);
+    folioTrylock(k, folio);
+    expect(folioAllocSwap(k, folio)).toBe(0);
+    folioUnlock(k, folio);
+    folioPut(k, folio);
+    expect(p.store32(at(3), 1)).toBe(0);
+    expect(ptePage(pmdAt(p, AT))).toBe(folio);
+    expect(k.state.swap.nrFree).toBe(1024);
+    expect(folioRefCount(k, folio)).toBe(1);
     expectQuiet(w);
   });
 

@@ -72,10 +72,10 @@ import {
 const at = (i: number): number => AT + i * PAGE_SIZE;
 
 /** Each of `nr` pages from `page` on is a folio of its own with so many references and mappings. */
-const expectSmall = (k: Kernel, page: number, nr: number, counts: number): void => {
+const expectSmall = (k: Kernel, page: number, nr: number, refs: number, mapped = refs): void => {
   const wrong: number[] = [];
   for (let i = page; i < page + nr; i++)
-    if (folioOrder(k, i) !== 0 || folioRefCount(k, i) !== counts || folioMapcount(k, i) !== counts)
+    if (folioOrder(k, i) !== 0 || folioRefCount(k, i) !== refs || folioMapcount(k, i) !== mapped)
       wrong.push(i - page);
   expect(wrong, 'pages that are no small folio').toEqual([]);
 };
@@ -368,6 +368,32 @@ describe('a folio of a file', () => {
     exit(p);
     drive(shmemPut(w.k, file));
     expect(nrFreePages(w.k)).toBe(w.freeAtStart);
+  });
+
+  it('that one entry maps: the entry goes, and the next access maps single pages', () => {
+    const w = createWorld(16 << 20);
+    w.k.state.thp.shmem = true;
+    const p = createProcess(w);
+    const file = shmemCreate(w.k, HPAGE_PMD_NR);
+    drive(
+      mmap(w.k, p.mm, {
+        hva: AT,
+        lenBytes: HPAGE_PMD_SIZE,
+        prot: RW,
+        flags: MAP_SHARED | MAP_FIXED,
+        mapping: file,
+      }),
+    );
+    fill(p, AT, HPAGE_PMD_NR, FILLED);
+    const folio = ptePage(pmdAt(p, AT));
+    expect(folioOrder(w.k, folio)).toBe(9);
+    expect(drive(splitHugePage(w.k, folio))).toBe(0);
+    expect(pmdAt(p, AT)).toBe(0);
+    expect(p.mm.rssFile).toBe(0);
+    expectFilled(p, AT, HPAGE_PMD_NR, FILLED);
+    expectSmall(w.k, folio, HPAGE_PMD_NR, 2, 1);
+    expect(p.mm.rssFile).toBe(HPAGE_PMD_NR);
+    expectQuiet(w);
   });
 
   it('that was truncated meanwhile is busy', () => {
