@@ -196,16 +196,16 @@ const checkFolioEntry = (
 };
 
 const countEntry = (
-  { mapcount, entire, entries, firstMm }: Census,
+  census: Census,
   mm: number,
   page: number,
   folio: number,
   level: number,
 ): void => {
-  if (level === 0) mapcount[page] = mapcount[page]! + 1;
-  else entire[folio] = entire[folio]! + 1;
-  entries[folio] = entries[folio]! + 1;
-  if (firstMm[page] === 0) firstMm[page] = mm;
+  if (level === 0) census.mapcount[page] = census.mapcount[page]! + 1;
+  else census.entire[folio] = census.entire[folio]! + 1;
+  census.entries[folio] = census.entries[folio]! + 1;
+  if (census.firstMm[page] === 0) census.firstMm[page] = mm;
 };
 
 /** The entry of a directory maps one whole folio: 2 MiB, or what hugetlb has of that size. */
