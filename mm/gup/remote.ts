@@ -25,6 +25,7 @@ import { mmapReadLockKillable, mmapReadTrylock, mmapReadUnlock } from '../vma/lo
 import { findVma } from '../vma/vma.ts';
 import { FOLL_FORCE, FOLL_WRITE } from './flags.ts';
 import { getUserPagesRemote } from './slow.ts';
+import { checkGetUser } from './users.ts';
 import { vmaCanGup } from './vma-check.ts';
 
 /** Bytes of `buf` from `done` on that lie in one page of the process. */
@@ -102,6 +103,7 @@ export function* accessRemoteVmFlags(
   buf: Uint8Array,
   flags: number,
 ): Path<number> {
+  checkGetUser(k.policy, 'access-remote-vm');
   const pages = new Int32Array(1);
   if (!mmapReadTrylock(mm) && (yield* mmapReadLockKillable(k, mm)) !== 0) return 0;
   let done = 0;

@@ -27,8 +27,9 @@ import {
 } from '../../mm/path.ts';
 import { pteWrite } from '../../mm/pgtable/pte.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
+import { MADV_DONTNEED } from '../../mm/vma/flags.ts';
 import { fork } from '../../mm/vma/fork.ts';
-import { madviseDontneed } from '../../mm/vma/madvise.ts';
+import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { munmap } from '../../mm/vma/mmap.ts';
 import {
@@ -274,7 +275,7 @@ describe('GUP-fast against whoever clears the entry — 1.4 step 5', () => {
     const old = pageAt(k, mm, hva);
     const pinning = pinPath(hva);
     stepTo(k, pinning, YP_GUP_FAST_PINNED);
-    drive(madviseDontneed(k, mm, hva, PAGE_SIZE));
+    drive(madvise(k, mm, hva, PAGE_SIZE, MADV_DONTNEED));
     expect(k.state.frames.refcount[old]).toBeGreaterThan(0);
     expect(finish(pinning)).toBe(1);
     expect(pages[0]).toBe(pageAt(k, mm, hva));
@@ -302,7 +303,7 @@ describe('GUP-fast against whoever clears the entry — 1.4 step 5', () => {
     const old = pageAt(k, mm, hva);
     const pinning = pinPath(hva);
     stepTo(k, pinning, YP_GUP_FAST_READ);
-    drive(madviseDontneed(k, mm, hva, PAGE_SIZE));
+    drive(madvise(k, mm, hva, PAGE_SIZE, MADV_DONTNEED));
     expect(k.state.frames.refcount[old]).toBe(0);
     expect(finish(pinning)).toBe(1);
     expect(pages[0]).toBe(pageAt(k, mm, hva));
@@ -316,7 +317,7 @@ describe('GUP-fast against whoever clears the entry — 1.4 step 5', () => {
     const old = pageAt(k, mm, hva);
     const pinning = pinPath(hva);
     stepTo(k, pinning, YP_GUP_FAST_READ);
-    drive(madviseDontneed(k, mm, hva, PAGE_SIZE));
+    drive(madvise(k, mm, hva, PAGE_SIZE, MADV_DONTNEED));
     // The frame freed last is handed out first: another process's root.
     const other = mmCreate(k);
     expect(other.pgd).toBe(old);
