@@ -6,13 +6,22 @@ import {
   notifyRangeStart,
 } from '../notifier/notifier.ts';
 import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START, YP_PROTECT } from '../path.ts';
-import { pteNone } from '../pgtable/pte.ts';
+import { pteClearUffdWp, pteNone, ptePresent } from '../pgtable/pte.ts';
+import { isPteMarker, PTE_SWP_UFFD_WP } from '../pgtable/swapops.ts';
 import { flushTlbRange } from '../pgtable/tlb.ts';
 import { nextMapped, ptepGet, ptepGetAndClear, setPteAt, walkEntry } from '../pgtable/walk.ts';
 import { noteMoved } from '../provenance/provenance.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
+import { VM_UFFD_WP } from '../vma/flags.ts';
 import { hugetlbVmaMoved } from './resv.ts';
 import { hugeLevel, vmaPageSize } from './vma.ts';
+
+/** The entry at its new place, where userfaultfd may know nothing of it. Compare move_huge_pte(). */
+const movedEntry = (old: number, clearUffdWp: boolean): number => {
+  if (!clearUffdWp) return old;
+  if (ptePresent(old)) return pteClearUffdWp(old);
+  return isPteMarker(old) ? 0 : old & ~PTE_SWP_UFFD_WP;
+};
 
 /**
  * Moves the entries of [oldHva, oldHva + lenBytes) to `newHva`, and with the last of them what the
@@ -37,6 +46,7 @@ export function* moveHugetlbRange(
     notifyRangeStart(k, range);
     if (k.watched) yield YP_NOTIFIER_START;
   }
+  const clearUffdWp = (vma.flags & ~newVma.flags & VM_UFFD_WP) !== 0;
   let stop = end;
   for (let at = nextMapped(k, mm, oldHva, end); at < end; at = nextMapped(k, mm, at, end)) {
     const from = walkEntry(k, mm, at, level, false);
@@ -46,7 +56,7 @@ export function* moveHugetlbRange(
         stop = at;
         break;
       }
-      setPteAt(k, to, ptepGetAndClear(k, from));
+      setPteAt(k, to, movedEntry(ptepGetAndClear(k, from), clearUffdWp));
     }
     at += size;
   }
@@ -57,6 +67,6 @@ export function* moveHugetlbRange(
     notifyRangeEnd(k, range);
   }
   noteMoved(k, mm, oldHva, newHva, stop - oldHva);
-  if (stop === end) hugetlbVmaMoved(newVma, vma);
+  if (stop === end) hugetlbVmaMoved(newVma, vma, oldHva, lenBytes);
   return stop - oldHva;
 }

@@ -104,11 +104,22 @@ export const hugetlbVmaOpen = (vma: Vma, from: Vma): void => {
   setField(from.resv, 'users', from.resv.users + 1);
 };
 
-/** A VMA takes the place of another, which is about to go: mremap(). Compare fixup_hugetlb_reservations(). */
-export const hugetlbVmaMoved = (vma: Vma, from: Vma): void => {
-  setField(vma, 'resv', from.resv);
+/**
+ * mremap() has moved [hva, hva + lenBytes) of a VMA to another: what its owner was promised there
+ * goes with it, and the part that is left behind, to be unmapped, has had its promises. Compare
+ * fixup_hugetlb_reservations().
+ */
+export const hugetlbVmaMoved = (vma: Vma, from: Vma, hva: number, lenBytes: number): void => {
   setField(vma, 'resvUnmapped', from.resvUnmapped);
-  setField(from, 'resv', null);
+  const { resv } = from;
+  if (resv === null) return;
+  const moved = createResvMap();
+  const to = hugeIndex(from, hva + lenBytes);
+  for (let index = hugeIndex(from, hva); index < to; index++) {
+    if (resv.pages.has(index)) mapSet(moved.pages, index, true);
+    else mapSet(resv.pages, index, true);
+  }
+  setField(vma, 'resv', moved);
 };
 
 /** A VMA goes, nothing of which is mapped: what its owner was promised is free. Compare hugetlb_vm_op_close(). */
