@@ -23,6 +23,7 @@ import { runRows } from '../../testbed/selftest/run.ts';
 import { tapRow } from '../../testbed/selftest/tap.ts';
 import { type Answer, type RowResult, RowSkipped } from '../../testbed/selftest/verdict.ts';
 import { buildCli, type Cli } from '../support/cli.ts';
+import { sourcesOf, withoutComments } from '../support/sources.ts';
 
 /** Names of the rows of suite `cow` and Linux's answers: ok, skip, xfail. */
 const LINUX: Map<string, string> = new Map(
@@ -49,6 +50,14 @@ describe('the matrix of the cow self-test', () => {
   it('has 761 rows, by the names that Linux 7.2.13 prints and in its order', () => {
     expect(MATRIX.map(({ name }) => name)).toEqual([...LINUX.keys()]);
     expect(LINUX.size).toBe(761);
+  });
+
+  it('decides without looking at the policy: nothing of a row mentions it', () => {
+    const files = sourcesOf(['testbed']).filter(({ path }) => path.startsWith('testbed/selftest/'));
+    expect(files.length).toBeGreaterThan(15);
+    expect(
+      files.filter(({ text }) => /polic|apis/i.test(withoutComments(text))).map(({ path }) => path),
+    ).toEqual(['testbed/selftest/world.ts']);
   });
 
   describe('under linux-7', () => {

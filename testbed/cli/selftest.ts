@@ -42,10 +42,11 @@ export const selftestCommand = async (words: string[]): Promise<number> => {
   const format = json ? JSON_FORMAT : tap ? TAP_FORMAT : textFormat(wantsColour(process.stdout));
   const startedAt = performance.now();
   const results: RowResult[] = [];
-  print(format.head(rows.length));
   withRoomFor(gigantic ? GIGANTIC_RAM_BYTES : RAM_BYTES, () => {
     for (const result of runRows(rows, { policy, gigantic })) {
       results.push(result);
+      // Not before there is a host: without memory for one, nothing is printed.
+      if (results.length === 1) print(format.head(rows.length));
       print(format.row(result, results.length));
     }
   });
