@@ -27,7 +27,7 @@ import { type Path, YP_FAULT_ALLOCATED, YP_SWAP_READ } from '../path.ts';
 import { swapEntrySlot } from '../pgtable/swapops.ts';
 import { ptepGet } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
-import { linearPageIndex } from '../vma/flags.ts';
+import { linearPageIndex, VM_MERGEABLE } from '../vma/flags.ts';
 import { folioUnlockFreeSwap, swapCacheAdd, swapCachePage } from './cache.ts';
 import { swapReadPage } from './slots.ts';
 
@@ -81,13 +81,18 @@ export function* swapinFolio(
  * Would the reverse map not find `page` if it was mapped at `hva`? A merged page that was swapped out
  * comes back as the page of whoever touches it first: the others need copies of it. One that is
  * still in the swap cache is found where it was merged, and not where mremap() has moved the entry.
+ * A VMA that is not mergeable any more gets a copy, so that mremap() finds no merged page there; Linux
+ * maps it, and its reverse map loses it then.
  */
 export const swapinNeedsCopy = (k: Kernel, page: number, vma: Vma, hva: number): boolean => {
   const folio = folioOf(k, page);
   if (!folioTestAnon(k, folio)) return false;
   if (folioTestFlags(k, folio, PG_KSM))
-    return !ksmNodeOf(k, folio).items.some(
-      (item) => item.hva === hva && vma.anonChain.includes(item.anonVma),
+    return (
+      (vma.flags & VM_MERGEABLE) === 0 ||
+      !ksmNodeOf(k, folio).items.some(
+        (item) => item.hva === hva && vma.anonChain.includes(item.anonVma),
+      )
     );
   const id = readOnce(k.state.frames.mapping, folio);
   return (
