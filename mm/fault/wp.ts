@@ -54,7 +54,7 @@ import { ptepGet, ptepGetAndClear, setPteAt } from '../pgtable/walk.ts';
 import { anonVmaPrepare } from '../rmap/anon-vma.ts';
 import {
   folioAddNewAnonRmap,
-  folioMapcountOf,
+  folioMappedElsewhere,
   folioMoveAnonRmap,
   folioRemoveRmap,
 } from '../rmap/rmap.ts';
@@ -93,8 +93,9 @@ const canReuseLargeAnon = (k: Kernel, vma: Vma, folio: number): boolean => {
     folioFreeSwap(k, folio);
     folioUnlock(k, folio);
   }
-  const mapped = folioMapcount(k, folio);
-  return mapped === folioRefCount(k, folio) && folioMapcountOf(k, folio, vma.mm) === mapped;
+  return (
+    folioMapcount(k, folio) === folioRefCount(k, folio) && !folioMappedElsewhere(k, folio, vma.mm)
+  );
 };
 
 /** The entry as it is, writable. Compare wp_page_reuse(). */

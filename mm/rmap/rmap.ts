@@ -254,17 +254,15 @@ export const folioVmaMappedPmd = (k: Kernel, vma: Vma, hva: number, folio: numbe
 };
 
 /**
- * Entries of one address space that map something of an anonymous folio: counted, where Linux keeps
+ * Does any address space but `mm` map something of an anonymous folio? Looked up, where Linux keeps
  * track of two address spaces for each large folio. Compare folio_maybe_mapped_shared().
  */
-export const folioMapcountOf = (k: Kernel, folio: number, mm: MmStruct): number => {
-  let mapped = 0;
+export const folioMappedElsewhere = (k: Kernel, folio: number, mm: MmStruct): boolean => {
   for (const { vma, page, nr, hva } of rmapPlaces(k, folio)) {
-    if (vma.mm !== mm) continue;
-    if (folioVmaMappedPmd(k, vma, hva, folio) > 0) mapped++;
-    else
-      for (let i = 0; i < nr; i++)
-        if (pageVmaMapped(k, vma, hva + i * PAGE_SIZE, page + i) > 0) mapped++;
+    if (vma.mm === mm) continue;
+    if (folioVmaMappedPmd(k, vma, hva, folio) > 0) return true;
+    for (let i = 0; i < nr; i++)
+      if (pageVmaMapped(k, vma, hva + i * PAGE_SIZE, page + i) > 0) return true;
   }
-  return mapped;
+  return false;
 };

@@ -32,7 +32,7 @@ import {
 } from '../pgtable/pte.ts';
 import { PTE_SWP_UFFD_WP } from '../pgtable/swapops.ts';
 import { PTE_WORDS, ptepGet } from '../pgtable/walk.ts';
-import { folioMapcountOf } from '../rmap/rmap.ts';
+import { folioMappedElsewhere } from '../rmap/rmap.ts';
 import { freeSwapCache } from '../swap/cache.ts';
 import type { Kernel, Vma } from '../types.ts';
 import { VM_UFFD_MISSING, VM_UFFD_WP } from '../vma/flags.ts';
@@ -94,10 +94,8 @@ const checkEntry = (k: Kernel, vma: Vma, pte: number, scan: Scan): number => {
   return folio;
 };
 
-const mappedShared = (k: Kernel, folio: number, vma: Vma): boolean => {
-  const mapped = folioMapcount(k, folio);
-  return folioTestLarge(k, folio) ? folioMapcountOf(k, folio, vma.mm) !== mapped : mapped > 1;
-};
+const mappedShared = (k: Kernel, folio: number, vma: Vma): boolean =>
+  folioTestLarge(k, folio) ? folioMappedElsewhere(k, folio, vma.mm) : folioMapcount(k, folio) > 1;
 
 /**
  * Looks at a table whose pages may change meanwhile: is it worth trying?
