@@ -19,7 +19,7 @@ import {
 import type { Path } from '../path.ts';
 import { ptePresent, vmNormalPage } from '../pgtable/pte.ts';
 import { nextMapped, PTE_WORDS, pmdLeafAt, ptepGet, tableEnd, walkPte } from '../pgtable/walk.ts';
-import { folioMapcountOf } from '../rmap/rmap.ts';
+import { folioMappedElsewhere } from '../rmap/rmap.ts';
 import { splitFolio } from '../thp/split.ts';
 import { HPAGE_PMD_SIZE } from '../thp/state.ts';
 import type { Kernel, Vma } from '../types.ts';
@@ -73,9 +73,9 @@ function* isolateTable(
     const nr = folioNrPages(k, folio);
     const run = mappedRun(k, word, page, Math.min((to - at) / PAGE_SIZE, folio + nr - page));
     if (run < nr) {
-      const own = folioMapcountOf(k, folio, mm) === folioMapcount(k, folio);
+      const shared = folioMappedElsewhere(k, folio, mm);
       // Split, the page is looked at again; else the rest of the folio is passed over.
-      if (!own || (yield* splitHeld(k, folio)) !== 0) at += run * PAGE_SIZE;
+      if (shared || (yield* splitHeld(k, folio)) !== 0) at += run * PAGE_SIZE;
       continue;
     }
     if (folioMapcount(k, folio) === nr && isolateForReclaim(k, folio) === 0) isolated.push(folio);
