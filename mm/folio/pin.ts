@@ -14,6 +14,7 @@ import { atomicAdd, atomicAddRelaxed, readOnce, smpMb } from '#cells';
 import { ENOMEM, EREMOTEIO } from '../errno.ts';
 import { PG_DEVICE_COHERENT, PG_HEAD, PG_P2PDMA } from '../frames/table.ts';
 import { FOLL_GET, FOLL_LONGTERM, FOLL_PCI_P2PDMA, FOLL_PIN } from '../gup/flags.ts';
+import { noteGrabPage, takeGupUser } from '../provenance/provenance.ts';
 import { countStat } from '../stat.ts';
 import type { Kernel } from '../types.ts';
 import { folioOf, folioPut, folioTryGet } from './folio.ts';
@@ -152,5 +153,8 @@ export const gupPutFolio = (k: Kernel, folio: number, n: number, flags: number):
 export const folioAddPins = (k: Kernel, folio: number, n = 1): number => {
   if (k.checked && !isZeroFolio(k, folio) && !folioMaybeDmaPinned(k, folio))
     throw new Error(`folio ${folio}: pins added, and there was none`);
-  return tryGrabFolio(k, folio, n, FOLL_PIN | FOLL_PCI_P2PDMA);
+  const user = takeGupUser(k);
+  const error = tryGrabFolio(k, folio, n, FOLL_PIN | FOLL_PCI_P2PDMA);
+  if (error === 0) noteGrabPage(k, 'pin', 'folio_add_pins', user, folio, n);
+  return error;
 };

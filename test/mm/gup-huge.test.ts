@@ -408,7 +408,7 @@ describe('hugetlb — 1.10', () => {
 
   it('DUMP: a hole, unless the page is in the page cache', () => {
     expect(get(mapHugetlb(1), 1, FOLL_DUMP)).toBe(-EFAULT);
-    const file = hugetlbFileSetup(k, HPAGE_PMD_ORDER, HPAGE_PMD_NR, 0);
+    const file = hugetlbFileSetup(k, HPAGE_PMD_ORDER, HPAGE_PMD_NR);
     if (typeof file === 'number') throw new Error(`hugetlb: ${file}`);
     const hva = mapFile(k, mm, file);
     expect(get(hva, 1, FOLL_DUMP)).toBe(-EFAULT);

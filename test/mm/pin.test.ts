@@ -3,8 +3,9 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { PhysMemory } from '#emu';
 import { ENOMEM } from '../../mm/errno.ts';
 import { allocPages, GFP_KERNEL } from '../../mm/frames/buddy.ts';
-import { PG_HEAD, PG_TAIL } from '../../mm/frames/table.ts';
+import { PG_DIRTY, PG_LOCKED } from '../../mm/frames/table.ts';
 import { nrFreePages } from '../../mm/frames/zone.ts';
+import { folioAllocOrder } from '../../mm/folio/large.ts';
 import {
   folioHasPincount,
   folioMaybeDmaPinned,
@@ -15,8 +16,17 @@ import {
   tryGrabFolioFast,
 } from '../../mm/folio/pin.ts';
 import { FOLL_GET, FOLL_PIN } from '../../mm/gup/flags.ts';
-import { unpinUserPage, unpinUserPages } from '../../mm/gup/unpin.ts';
+import {
+  unpinFolio,
+  unpinFolios,
+  unpinUserFolio,
+  unpinUserPage,
+  unpinUserPageRangeDirtyLock,
+  unpinUserPages,
+  unpinUserPagesDirtyLock,
+} from '../../mm/gup/unpin.ts';
 import { createKernel } from '../../mm/kernel.ts';
+import { drive, YP_WAIT } from '../../mm/path.ts';
 import { createPolicy } from '../../mm/policy.ts';
 import type { Kernel } from '../../mm/types.ts';
 
@@ -30,18 +40,8 @@ beforeEach(() => {
 });
 
 const small = (): number => allocPages(k, 0, GFP_KERNEL);
-/** A folio of four pages, as a compound allocation leaves it. */
-const large = (): number => {
-  const { flags, head, private: order } = k.state.frames;
-  const folio = allocPages(k, 2, GFP_KERNEL);
-  flags[folio] = PG_HEAD;
-  order[folio] = 2;
-  for (let i = 1; i < 4; i++) {
-    flags[folio + i] = PG_TAIL;
-    head[folio + i] = folio;
-  }
-  return folio;
-};
+/** A folio of four pages. */
+const large = (): number => folioAllocOrder(k, 2, GFP_KERNEL);
 const refs = (folio: number): number => k.state.frames.refcount[folio]!;
 const live = (): number => k.state.stat.nr_foll_pin_acquired - k.state.stat.nr_foll_pin_released;
 
@@ -130,5 +130,84 @@ describe('reference and pin counting — 1.3', () => {
     tryGrabFolio(k, folio, 2, FOLL_PIN);
     unpinUserPages(k, Int32Array.of(folio, -1, folio), 3);
     expect(refs(folio)).toBe(1);
+  });
+});
+
+describe('giving pins back — 1.3', () => {
+  const pinned = (folio: number, n: number): number => {
+    expect(tryGrabFolio(k, folio, n, FOLL_PIN)).toBe(0);
+    return folio;
+  };
+  const dirty = (folio: number): boolean => (k.state.frames.flags[folio]! & PG_DIRTY) !== 0;
+  const pins = (folio: number): number => folioPinCount(k, folio);
+
+  it('a list of many folios: runs of one folio, repeats, gaps, either order', () => {
+    const [a, b] = [large(), large()];
+    const [c, d] = [small(), small()];
+    pinned(a, 6);
+    pinned(b, 4);
+    pinned(c, 3);
+    pinned(d, 1);
+    const list = [a, a + 1, a + 2, a + 3, b, b + 3, -1, c, c, d, c, a + 3, a, b + 1, b];
+    unpinUserPages(k, Int32Array.from(list), list.length);
+    expect([a, b, c, d].map(pins)).toEqual([0, 0, 0, 0]);
+    expect([a, b, c, d].map(refs)).toEqual([1, 1, 1, 1]);
+    expect(live()).toBe(0);
+  });
+
+  it('a run ends where the folio ends, before and behind', () => {
+    const block = allocPages(k, 3, GFP_KERNEL);
+    const { refcount } = k.state.frames;
+    // Four single pages around a folio would not be told from it by a look at its number alone.
+    for (const page of [block + 1, block + 2]) refcount[page] = 1;
+    for (const page of [block, block + 1, block + 2]) pinned(page, 1);
+    unpinUserPages(k, Int32Array.of(block, block + 1, block + 2), 3);
+    expect([block, block + 1, block + 2].map(refs)).toEqual([1, 1, 1]);
+  });
+
+  it('unpin_user_folio drops any number of one folio’s pins; unpin_folio one', () => {
+    const folio = pinned(large(), 7);
+    unpinUserFolio(k, folio, 4);
+    unpinFolio(k, folio);
+    expect([pins(folio), refs(folio), live()]).toEqual([2, 3, 2]);
+    unpinFolios(k, Int32Array.of(folio, -1, folio), 3);
+    expect([pins(folio), live()]).toEqual([0, 0]);
+  });
+
+  it('unpin_user_pages_dirty_lock: each folio is dirty before its pins go, and the next is not yet touched', () => {
+    const [a, b] = [pinned(large(), 2), pinned(small(), 1)];
+    k.state.frames.flags[b]! |= PG_LOCKED;
+    const path = unpinUserPagesDirtyLock(k, Int32Array.of(a, a + 1, b), 3, true);
+    expect(path.next().value).toBe(YP_WAIT);
+    expect([dirty(a), pins(a), dirty(b), pins(b)]).toEqual([true, 0, false, 1]);
+    k.state.frames.flags[b]! &= ~PG_LOCKED;
+    drive(path);
+    expect([dirty(b), pins(b), live()]).toEqual([true, 0, 0]);
+  });
+
+  it('... does not wait for the lock of a folio that is dirty already, nor without make_dirty', () => {
+    const folio = pinned(small(), 2);
+    k.state.frames.flags[folio]! |= PG_DIRTY | PG_LOCKED;
+    drive(unpinUserPagesDirtyLock(k, Int32Array.of(folio), 1, true));
+    k.state.frames.flags[folio]! &= ~PG_DIRTY;
+    drive(unpinUserPagesDirtyLock(k, Int32Array.of(folio), 1, false));
+    expect([dirty(folio), pins(folio)]).toEqual([false, 0]);
+    k.state.frames.flags[folio]! &= ~PG_LOCKED;
+  });
+
+  it('unpin_user_page_range_dirty_lock: contiguous pages, whatever folios they are in', () => {
+    const folio = pinned(large(), 3);
+    drive(unpinUserPageRangeDirtyLock(k, folio + 1, 3, true));
+    expect([pins(folio), dirty(folio), live()]).toEqual([0, true, 0]);
+    const block = allocPages(k, 1, GFP_KERNEL);
+    k.state.frames.refcount[block + 1] = 1;
+    for (const page of [block, block + 1]) pinned(page, 1);
+    drive(unpinUserPageRangeDirtyLock(k, block, 2, false));
+    expect([refs(block), refs(block + 1), dirty(block)]).toEqual([1, 1, false]);
+  });
+
+  it('what nobody has pinned cannot be unpinned', () => {
+    const folio = small();
+    expect(() => unpinUserPage(k, folio)).toThrow(/references dropped that nobody held/);
   });
 });
