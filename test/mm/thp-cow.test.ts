@@ -104,6 +104,28 @@ describe('fork (1.5)', () => {
     expect(nrFreePages(k)).toBe(w.freeAtStart);
   });
 
+  it('of 64 KiB folios, one of them pinned: the child gets copies of that one, and shares the other', () => {
+    const w = thpWorld(1 << 4);
+    const p = createProcess(w);
+    mapAt(p, 32);
+    fill(p, AT, 32, FILLED);
+    const [first, second] = [pageAt(p, AT), pageAt(p, at(16))];
+    const pages = new Int32Array(1);
+    drive(pinUserPagesFast(w.k, p.mm, at(5), 1, FOLL_WRITE, pages));
+    const child = forked(w, p);
+    expect(w.k.state.stat.fork_copied_pinned).toBe(16);
+    expect(folioMapcount(w.k, first)).toBe(16);
+    expect(folioMapcount(w.k, second)).toBe(32);
+    expect(countExclusive(w.k, first, 16)).toBe(16);
+    expect(countExclusive(w.k, second, 16)).toBe(0);
+    expectQuiet(w);
+    fill(p, AT, 32, 1);
+    expect(pageAt(p, at(5))).toBe(pages[0]);
+    expectFilled(child, AT, 32, FILLED);
+    unpinUserPages(w.k, pages, 1);
+    expectQuiet(w);
+  });
+
   it('shares the huge zero folio as it is', () => {
     const w = thpWorld();
     const p = createProcess(w);

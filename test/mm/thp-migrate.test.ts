@@ -12,8 +12,11 @@ import {
   folioOrder,
   folioRefCount,
   MADV_DONTNEED,
+  MAP_FIXED,
+  MAP_SHARED,
   madvise,
   migrateFolio,
+  mmap,
   mmuNotifierRegister,
   nrFreePages,
   ptePage,
@@ -47,6 +50,7 @@ import {
   entryAt,
   exit,
   pageAt,
+  RW,
   recordNotifier,
   stepTo,
 } from './support.ts';
@@ -283,6 +287,24 @@ describe('folios of the caches', () => {
     expectQuiet(w);
     drive(shmemPut(k, file));
     expect(nrFreePages(k)).toBe(w.freeAtStart);
+  });
+
+  it('of the page cache, mapped by one entry: the next access maps the new folio, whole again', () => {
+    const w = createWorld(16 << 20);
+    w.k.state.thp.shmem = true;
+    const p = createProcess(w);
+    const file = shmemCreate(w.k, HPAGE_PMD_NR);
+    const request = { hva: AT, lenBytes: HPAGE_PMD_NR * PAGE_SIZE, prot: RW, mapping: file };
+    drive(mmap(w.k, p.mm, { ...request, flags: MAP_SHARED | MAP_FIXED }));
+    fill(p, AT, HPAGE_PMD_NR, FILLED);
+    const folio = ptePage(pmdAt(p, AT));
+    expect(drive(migrateFolio(w.k, folio))).toBe(0);
+    expect(pmdAt(p, AT)).toBe(0);
+    expectQuiet(w);
+    expectFilled(p, AT, HPAGE_PMD_NR, FILLED);
+    expect(ptePage(pmdAt(p, AT))).toBe(file.pages.get(0));
+    expect(ptePage(pmdAt(p, AT))).not.toBe(folio);
+    expectQuiet(w);
   });
 
   it('of the swap cache: every slot finds the new page', () => {
