@@ -278,7 +278,7 @@ export {
 export { changeProtNuma } from './vma/change-protection.ts';
 export { fork } from './vma/fork.ts';
 export { clearRefsSoftDirty } from './vma/soft-dirty.ts';
-export { madvise, madviseDontneed } from './vma/madvise.ts';
+export { madvise } from './vma/madvise.ts';
 export { mmCreate, mmExit } from './vma/mm.ts';
 export { mlock, munlock } from './vma/mlock.ts';
 export { mmap, munmap } from './vma/mmap.ts';

@@ -239,9 +239,8 @@ const copyPteRange = (k: Kernel, dst: Vma, src: Vma, start: number, end: number)
   return 0;
 };
 
-/** A file mapping without private pages is left out: faults find its pages again. Compare vma_needs_copy(). */
+/** What has no private pages is left out: faults find the file's, or zeroes, again. Compare vma_needs_copy(). */
 const needsCopy = (dst: Vma, src: Vma): boolean =>
-  src.mapping === null ||
   src.anonVma !== null ||
   (src.flags & (VM_PFNMAP | VM_MIXEDMAP)) !== 0 ||
   (dst.flags & VM_UFFD_WP) !== 0;

@@ -193,11 +193,3 @@ export function* madvise(
   else mmapWriteUnlock(mm);
   return error;
 }
-
-/** madvise() with MADV_DONTNEED. */
-export const madviseDontneed = (
-  k: Kernel,
-  mm: MmStruct,
-  hva: number,
-  lenBytes: number,
-): Path<number> => madvise(k, mm, hva, lenBytes, MADV_DONTNEED);

@@ -7,7 +7,8 @@ import {
   type HostProcess,
   MAP_PRIVATE,
   MAP_SHARED,
-  madviseDontneed,
+  MADV_DONTNEED,
+  madvise,
   migrateFolio,
   mmap,
   nrFreePages,
@@ -99,7 +100,7 @@ describe('a fault that was overtaken', () => {
     drive(fork(w.k, p.mm));
     const store = p.storePath(hva + 4, 4, 1);
     stepTo(w.k, store, YP_FAULT_COPIED);
-    drive(madviseDontneed(w.k, p.mm, hva, PAGE_SIZE));
+    drive(madvise(w.k, p.mm, hva, PAGE_SIZE, MADV_DONTNEED));
     expect(drive(store)).toBe(0);
     expect([p.load32(hva), p.load32(hva + 4)]).toEqual([0, 1]);
     assertKernel(w.k, { quiescent: true });

@@ -4,7 +4,8 @@ import {
   assertKernel,
   drive,
   fork,
-  madviseDontneed,
+  MADV_DONTNEED,
+  madvise,
   MAP_SHARED,
   migrateFolio,
   mmap,
@@ -106,7 +107,7 @@ describe('a migration entry', () => {
 
   it('is zapped like a page: the move then finds nothing to put back', () => {
     const { w, p, hva, move } = moving();
-    drive(madviseDontneed(w.k, p.mm, hva, PAGE_SIZE));
+    drive(madvise(w.k, p.mm, hva, PAGE_SIZE, MADV_DONTNEED));
     expect(entryAt(p, hva)).toBe(0);
     expect(p.mm.rssAnon).toBe(0);
     drive(move);

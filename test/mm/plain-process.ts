@@ -15,7 +15,8 @@ import {
   MAP_FIXED,
   MAP_PRIVATE,
   MAP_SHARED,
-  madviseDontneed,
+  MADV_DONTNEED,
+  madvise,
   mmap,
   mprotect,
   munmap,
@@ -114,7 +115,7 @@ export class PlainProcess {
   }
 
   *dontneed(first: number, n: number): Path<void> {
-    yield* madviseDontneed(this.p.k, this.p.mm, this.hva(first), n * PAGE_SIZE);
+    yield* madvise(this.p.k, this.p.mm, this.hva(first), n * PAGE_SIZE, MADV_DONTNEED);
     for (let i = 0; i < n; i++) {
       const page = this.pages.get(first + i);
       if (page !== undefined && !page.shared) page.own = null;

@@ -24,8 +24,14 @@ import { type Path, YP_WAIT } from '../../mm/path.ts';
 import { reclaimFolio } from '../../mm/swap/out.ts';
 import type { AddressSpace, Kernel, MmStruct } from '../../mm/types.ts';
 import { fork } from '../../mm/vma/fork.ts';
-import { MADV_MERGEABLE, MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED } from '../../mm/vma/flags.ts';
-import { madvise, madviseDontneed } from '../../mm/vma/madvise.ts';
+import {
+  MADV_DONTNEED,
+  MADV_MERGEABLE,
+  MAP_ANONYMOUS,
+  MAP_PRIVATE,
+  MAP_SHARED,
+} from '../../mm/vma/flags.ts';
+import { madvise } from '../../mm/vma/madvise.ts';
 import { mmExit, mmTryCreate } from '../../mm/vma/mm.ts';
 import { mmap, munmap } from '../../mm/vma/mmap.ts';
 import { type Rng, rng } from '../support/rng.ts';
@@ -350,7 +356,7 @@ export class RandomDriver {
       'dontneed',
       process,
       hva,
-      madviseDontneed(this.k, process.mm, hva, n * PAGE_SIZE),
+      madvise(this.k, process.mm, hva, n * PAGE_SIZE, MADV_DONTNEED),
       () =>
         cells.forEach((cell, i) => {
           cell.zapping--;

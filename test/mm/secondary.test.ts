@@ -22,7 +22,8 @@ import { YP_MIGRATE_UNMAPPED, YP_NOTIFIER_END, YP_SECONDARY_PFN } from '../../mm
 import { POLICY_NAMES, type PolicyName } from '../../mm/policy.ts';
 import { fork } from '../../mm/vma/fork.ts';
 import { PROT_READ } from '../../mm/vma/flags.ts';
-import { madviseDontneed } from '../../mm/vma/madvise.ts';
+import { MADV_DONTNEED } from '../../mm/vma/flags.ts';
+import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { munmap } from '../../mm/vma/mmap.ts';
 import {
@@ -222,13 +223,13 @@ describe('subscribers — 1.14', () => {
 
   for (const [what, act] of [
     ['munmap', munmap],
-    ['MADV_DONTNEED', madviseDontneed],
+    ['MADV_DONTNEED', madvise],
   ] as const)
     it(`P3: ${what} leaves no entry`, () => {
       const { k, mm, mmu } = setUp('target');
       const hva = mapAnon(k, mm, 4);
       for (let i = 0; i < 4; i++) drive(secondaryFault(k, mmu, hva + i * PAGE_SIZE, true));
-      drive(act(k, mm, hva + PAGE_SIZE, 2 * PAGE_SIZE));
+      drive(act(k, mm, hva + PAGE_SIZE, 2 * PAGE_SIZE, MADV_DONTNEED));
       expect([...mmu.entries.keys()]).toEqual([hva, hva + 3 * PAGE_SIZE]);
       expect(checkKernel(k, { secondary: visitSecondary([mmu]) })).toEqual([]);
     });

@@ -9,7 +9,8 @@ import {
   EINVAL,
   ENOMEM,
   findVma,
-  madviseDontneed,
+  MADV_DONTNEED,
+  madvise,
   MAP_ANONYMOUS,
   MAP_FIXED_NOREPLACE,
   MAP_PRIVATE,
@@ -195,7 +196,7 @@ describe('errors of the mapping calls', () => {
     },
     {
       fact: 'MADV_DONTNEED across a hole does the rest and is -ENOMEM',
-      call: () => madviseDontneed(k, p.mm, hva, 8 * PAGE_SIZE),
+      call: () => madvise(k, p.mm, hva, 8 * PAGE_SIZE, MADV_DONTNEED),
       expected: -ENOMEM,
     },
   ])
