@@ -22,7 +22,6 @@ import {
   VM_HUGETLB,
   VM_LOCKED,
   VM_MAYSHARE,
-  VM_MERGEABLE,
   VM_PFNMAP,
   VM_SHARED,
   VM_UFFD_WP,
@@ -120,8 +119,9 @@ const keepOld = (k: Kernel, r: Remap, vma: Vma): void => {
  */
 function* moveVma(k: Kernel, r: Remap, vma: Vma): Path<number> {
   const { mm } = r;
-  // Merged pages are found by address: they are unmerged before they go elsewhere.
-  if ((vma.flags & VM_MERGEABLE) !== 0) {
+  // Merged pages are found by address: they are unmerged before they go elsewhere. Linux does so where
+  // the VMA is mergeable; but a page that fork shares is merged where a relative asks for it.
+  if (k.state.ksm.nodes.length > 0 && (vma.flags & VM_SHARED) === 0) {
     const error = yield* ksmUnmerge(k, vma, r.hva, r.hva + r.oldLen);
     if (error !== 0) return error;
   }
