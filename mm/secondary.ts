@@ -8,20 +8,26 @@
  * releasePfn, as KVM does today; where it says `secondary` it takes none.
  */
 import { readOnce, setField, smpRmb, smpWmb } from '#cells';
-import { EFAULT } from './errno.ts';
+import { EAGAIN, EFAULT, EHWPOISON, EINTR, ENOMEM } from './errno.ts';
+import { FAULT_FLAG_WRITE } from './fault/flags.ts';
 import { folioMarkAccessed, folioMarkDirty, folioOf, folioPut } from './folio/folio.ts';
 import { pageToPfn, pfnToPage } from './frames/table.ts';
 import { getUserPagesFastOnly } from './gup/fast.ts';
+import { fixupUserFault } from './gup/fault-in.ts';
+import { followPfnmap } from './gup/follow.ts';
 import { FOLL_HONOR_NUMA_FAULT, FOLL_HWPOISON, FOLL_UNLOCKABLE, FOLL_WRITE } from './gup/flags.ts';
 import { getUserPagesUnlocked } from './gup/slow.ts';
 import { mayTakeGet } from './gup/users.ts';
+import { vmaCanGup } from './gup/vma-check.ts';
 import { getUserPagesLocked } from './gup/walk.ts';
 import { mmuNotifierRegister, mmuNotifierUnregister } from './notifier/notifier.ts';
 import { type Path, YP_SECONDARY_PFN } from './path.ts';
-import { ptePresent, pteProtnone, pteWrite } from './pgtable/pte.ts';
+import { ptePage, ptePresent, pteProtnone, pteWrite } from './pgtable/pte.ts';
 import { leafLevel, leafPage, leafWord, walkLeaf } from './pgtable/walk.ts';
 import { noteReleasePage } from './provenance/provenance.ts';
 import type { Kernel, MmStruct, NotifierOps } from './types.ts';
+import { mmapRead } from './vma/lock.ts';
+import { findVma } from './vma/vma.ts';
 
 export {
   mmuIntervalNotifierInsert,
@@ -57,6 +63,8 @@ export interface SecondaryPfn {
   writable: boolean;
   /** A FOLL_GET reference is held until releasePfn. */
   held: boolean;
+  /** There is a folio behind it, which releasePfn marks; not in VM_IO and VM_PFNMAP memory. */
+  hasFolio: boolean;
   /** Where GUP puts what it finds. */
   pages: Int32Array;
 }
@@ -65,6 +73,7 @@ export const createSecondaryPfn = (): SecondaryPfn => ({
   pfn: -1,
   writable: false,
   held: false,
+  hasFolio: false,
   pages: new Int32Array(1),
 });
 
@@ -143,7 +152,8 @@ export const unregisterSecondary = (mm: MmStruct, ops: string, owner: number): v
  * Makes the page at `hva` present (and writable if `write`) and says which frame it is. For a read
  * of a page that is writable already `out.writable` is true as well. Called without the owner's
  * lock: it may sleep. With FOLL_GET inside it is hva_to_pfn() of virt/kvm/kvm_main.c.
- * @returns 0 and `out` filled; or -EFAULT, -ENOMEM, -EHWPOISON, with `out` cleared
+ * @returns 0 and `out` filled; or -EFAULT, -ENOMEM, -EHWPOISON, with `out` cleared; -EINTR, -EAGAIN:
+ *   a signal first
  */
 export function* faultInPfn(
   k: Kernel,
@@ -153,9 +163,11 @@ export function* faultInPfn(
   out: SecondaryPfn,
 ): Path<number> {
   clearPfn(out);
-  const error = mayTakeGet(k.policy, 'kvm')
+  let error = mayTakeGet(k.policy, 'kvm')
     ? yield* getPfn(k, mm, hva, write, out)
     : yield* lookUpPfn(k, mm, hva, write, out);
+  if (error !== 0 && !isFinal(error))
+    error = yield* mmapRead(mm, remappedPfn(k, mm, hva, write, out));
   if (error !== 0) return error;
   if (k.watched) yield YP_SECONDARY_PFN;
   return 0;
@@ -165,6 +177,7 @@ const clearPfn = (out: SecondaryPfn): void => {
   out.pfn = -1;
   out.writable = false;
   out.held = false;
+  out.hasFolio = false;
 };
 
 /** With a reference. Lockless first, and only for writing: a racing COW could leave a reader on the old page. */
@@ -193,6 +206,7 @@ function* getPfn(
   out.pfn = pageToPfn(pages[0]!);
   out.writable = writable;
   out.held = true;
+  out.hasFolio = true;
   return 0;
 }
 
@@ -221,7 +235,44 @@ function* lookUpPfn(
     if (!ptePresent(entry) || pteProtnone(entry) || (write && !pteWrite(entry))) continue;
     out.pfn = pageToPfn(leafPage(entry, leafLevel(leaf), hva));
     out.writable = pteWrite(entry);
+    out.hasFolio = true;
     return 0;
+  }
+}
+
+/** Errors of GUP that say all; any other may mean that the memory has no page structs. */
+const isFinal = (error: number): boolean =>
+  error === -ENOMEM || error === -EHWPOISON || error === -EINTR || error === -EAGAIN;
+
+/**
+ * The frame of memory without page structs, which GUP refuses without asking its fault handler. No
+ * reference, whatever the policy. Compare hva_to_pfn_remapped().
+ * @returns 0; -EFAULT, also where the entry does not allow the write; -EINTR
+ */
+function* remappedPfn(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  write: boolean,
+  out: SecondaryPfn,
+): Path<number> {
+  for (let faults = 0; ; ) {
+    const vma = findVma(mm, hva);
+    if (vma === null || vmaCanGup(vma)) return -EFAULT;
+    const pte = followPfnmap(k, vma, hva);
+    if (pte !== 0) {
+      if (write && !pteWrite(pte)) return -EFAULT;
+      if (ptePage(pte) < 0 || ptePage(pte) >= k.state.frames.nrPages) return -EFAULT;
+      out.pfn = pageToPfn(ptePage(pte));
+      out.writable = pteWrite(pte);
+      return 0;
+    }
+    if (faults++ > 0) return -EFAULT;
+    const note = { unlocked: false };
+    const flags = write ? FAULT_FLAG_WRITE : 0;
+    const error = yield* fixupUserFault(k, mm, hva, flags, note);
+    if (note.unlocked) faults = 0;
+    else if (error !== 0) return error;
   }
 }
 
@@ -241,8 +292,8 @@ export const releasePfn = (
   if (out.pfn < 0) return;
   if (dirty && !out.writable) throw new Error(`pfn ${out.pfn} is not writable and cannot be dirty`);
   const folio = folioOf(k, pfnToPage(out.pfn));
-  if (dirty) folioMarkDirty(k, folio);
-  if (accessed) folioMarkAccessed(k, folio);
+  if (dirty && out.hasFolio) folioMarkDirty(k, folio);
+  if (accessed && out.hasFolio) folioMarkAccessed(k, folio);
   if (out.held) putPfn(k, pfnToPage(out.pfn));
   clearPfn(out);
 };

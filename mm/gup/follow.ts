@@ -118,6 +118,16 @@ const followPfn = (k: Kernel, word: number, pte: number, flags: number): number 
   return -EEXIST;
 };
 
+/**
+ * The entry of memory without page structs (VM_IO, VM_PFNMAP), which GUP refuses: a present one of
+ * 4 KiB, there are no others; 0 = none. The caller holds mmap_lock. Compare follow_pfnmap_start().
+ */
+export const followPfnmap = (k: Kernel, vma: Vma, hva: number): number => {
+  const word = walkPte(k, vma.mm, hva, false);
+  const pte = word > 0 ? ptepGet(k, word) : 0;
+  return ptePresent(pte) && !pteProtnone(pte) ? pte : 0;
+};
+
 /** May this present last-level entry be taken as it is? @returns 1: yes, -errno, or 0 */
 const checkPte = (k: Kernel, vma: Vma, word: number, pte: number, flags: number): number => {
   if (pteProtnone(pte) && !canFollowProtnone(vma, flags)) return 0;

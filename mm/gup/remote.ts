@@ -7,7 +7,6 @@
  * or migration out: between lookup and copy they find a reference, and no pin.
  */
 import { PAGE_SIZE } from '#emu';
-import { readOnce } from '#cells';
 import {
   folioLock,
   folioMarkDirty,
@@ -17,13 +16,13 @@ import {
   folioUnlock,
 } from '../folio/folio.ts';
 import type { Path } from '../path.ts';
-import { pteProtnone, ptePresent, pteWrite } from '../pgtable/pte.ts';
-import { leafLevel, leafPage, leafWord, walkLeaf } from '../pgtable/walk.ts';
+import { ptePage, pteWrite } from '../pgtable/pte.ts';
 import { noteReleasePage } from '../provenance/provenance.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import { mmapReadLockKillable, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
 import { findVma } from '../vma/vma.ts';
 import { FOLL_FORCE, FOLL_WRITE } from './flags.ts';
+import { followPfnmap } from './follow.ts';
 import { getUserPagesRemote } from './slow.ts';
 import { checkGetUser } from './users.ts';
 import { vmaCanGup } from './vma-check.ts';
@@ -78,10 +77,9 @@ const accessPhys = (
   const at = hva + done;
   const vma = findVma(mm, at);
   if (vma === null || vmaCanGup(vma)) return 0;
-  const leaf = walkLeaf(k, mm, at);
-  const entry = readOnce(k.memory.i32, leafWord(leaf));
-  if (!ptePresent(entry) || pteProtnone(entry) || (write && !pteWrite(entry))) return 0;
-  const page = leafPage(entry, leafLevel(leaf), at);
+  const pte = followPfnmap(k, vma, at);
+  if (pte === 0 || (write && !pteWrite(pte))) return 0;
+  const page = ptePage(pte);
   if (page < 0 || page >= k.memory.nrPages) return 0;
   const lenBytes = bytesInPage(hva, buf, done);
   const offset = k.memory.pageOffset(page) + (at % PAGE_SIZE);

@@ -10,7 +10,13 @@ import {
   folioPinCount,
   GUP_PIN_COUNTING_BIAS,
 } from '../../mm/folio/pin.ts';
-import { PG_DEVICE_COHERENT, PG_P2PDMA } from '../../mm/frames/table.ts';
+import { allocPages, GFP_KERNEL } from '../../mm/frames/buddy.ts';
+import { PG_DEVICE_COHERENT, PG_P2PDMA, pageToPfn } from '../../mm/frames/table.ts';
+import {
+  zoneDeviceAlloc,
+  zoneDeviceCreate,
+  zoneDeviceRemove,
+} from '../../mm/frames/zone-device.ts';
 import { shmemCreate } from '../../mm/fs/shmem.ts';
 import { getUserPagesFast, getUserPagesFastOnly, pinUserPagesFast } from '../../mm/gup/fast.ts';
 import {
@@ -24,14 +30,15 @@ import {
 import { getUserPages, getUserPagesUnlocked, pinUserPagesUnlocked } from '../../mm/gup/slow.ts';
 import { unpinUserPage, unpinUserPages } from '../../mm/gup/unpin.ts';
 import { ksmScan } from '../../mm/ksm/scan.ts';
-import { drive } from '../../mm/path.ts';
-import { pteClearSoftDirty, pteMkspecial, pteMkuffdWp, pteSpecial } from '../../mm/pgtable/pte.ts';
+import { drive, YP_WAIT } from '../../mm/path.ts';
+import { pteClearSoftDirty, pteMkuffdWp, pteSpecial } from '../../mm/pgtable/pte.ts';
 import { setPteAt, walkPte } from '../../mm/pgtable/walk.ts';
 import type { Kernel, MmStruct, Vma } from '../../mm/types.ts';
 import {
   MADV_MERGEABLE,
   MAP_PRIVATE,
   PROT_READ,
+  VM_MIXEDMAP,
   VM_SOFTDIRTY,
   VM_UFFD_WP,
 } from '../../mm/vma/flags.ts';
@@ -40,6 +47,7 @@ import { mmapRead } from '../../mm/vma/lock.ts';
 import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { mprotect } from '../../mm/vma/mprotect.ts';
+import { vmfInsertMixed, vmInsertPage } from '../../mm/vma/pfnmap.ts';
 import { findVma } from '../../mm/vma/vma.ts';
 import {
   createWorld,
@@ -90,12 +98,11 @@ beforeEach(() => {
 });
 
 describe('an entry without a struct page — 1.2 step 4', () => {
-  /** A page of a file that is mapped as memory of a device is, without being counted. */
+  /** A frame that a driver has put into a mapping without having it counted. */
   const special = (): number => {
     const hva = mapFile(k, mm, shmemCreate(k, 1));
-    load(k, mm, hva);
-    const word = walkPte(k, mm, hva, false);
-    setPteAt(k, word, pteMkspecial(entryAt(k, mm, hva)) & ~PTE_D);
+    vmaAt(hva).flags |= VM_MIXEDMAP;
+    expect(vmfInsertMixed(k, vmaAt(hva), hva, pageToPfn(allocPages(k, 0, GFP_KERNEL)))).toBe(0);
     return hva;
   };
 
@@ -162,6 +169,23 @@ describe('memory of a PCI peer — 1.1', () => {
       expect(pin(hva, 1, FOLL_PCI_P2PDMA)).toBe(1);
       unpinUserPage(k, page);
     });
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('as a driver maps it: a pin keeps the device from being unplugged', () => {
+    const device = zoneDeviceCreate(k, PG_P2PDMA, 4);
+    if (typeof device === 'number') throw new Error(`device: ${device}`);
+    const page = zoneDeviceAlloc(k, device);
+    const hva = mapFile(k, mm, shmemCreate(k, 1));
+    expect(vmInsertPage(k, vmaAt(hva), hva, page)).toBe(0);
+    folioPut(k, page);
+    expect([pin(hva, 1, 0), pinFast(hva, 1, 0)]).toEqual([-EREMOTEIO, -EREMOTEIO]);
+    expect(pinFast(hva, 1, FOLL_PCI_P2PDMA)).toBe(1);
+    drive(mmExit(k, mm));
+    const removing = zoneDeviceRemove(k, device);
+    expect(removing.next().value).toBe(YP_WAIT);
+    unpinUserPage(k, page);
+    expect(removing.next().done).toBe(true);
     expect(violations(k)).toEqual([]);
   });
 

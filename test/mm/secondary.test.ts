@@ -16,23 +16,28 @@ import { folioWriteProtect } from '../../mm/cache/write-protect.ts';
 import { checkKernel } from '../../mm/check/sanitizer.ts';
 import { migrateFolio } from '../../mm/compact/migrate.ts';
 import { EAGAIN, EFAULT } from '../../mm/errno.ts';
+import { allocPages, GFP_KERNEL } from '../../mm/frames/buddy.ts';
 import { PG_DIRTY, PG_REFERENCED, pageToPfn, pfnToPage } from '../../mm/frames/table.ts';
 import { shmemCreate } from '../../mm/fs/shmem.ts';
 import { YP_MIGRATE_UNMAPPED, YP_NOTIFIER_END, YP_SECONDARY_PFN } from '../../mm/path.ts';
+import { pteWrite } from '../../mm/pgtable/pte.ts';
 import { POLICY_NAMES, type PolicyName } from '../../mm/policy.ts';
 import { fork } from '../../mm/vma/fork.ts';
-import { PROT_READ } from '../../mm/vma/flags.ts';
-import { MADV_DONTNEED } from '../../mm/vma/flags.ts';
+import { MADV_DONTNEED, MAP_SHARED, PROT_READ } from '../../mm/vma/flags.ts';
 import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { munmap } from '../../mm/vma/mmap.ts';
+import { remapPfnRange } from '../../mm/vma/pfnmap.ts';
+import { findVma } from '../../mm/vma/vma.ts';
 import {
   createWorld,
+  entryAt,
   finish,
   load,
   mapAnon,
   mapFile,
   pageAt,
+  RW,
   stepTo,
   store,
   violations,
@@ -149,6 +154,26 @@ for (const policy of POLICY_NAMES) {
       expect(out).toMatchObject({ pfn: -1, writable: false, held: false });
       releasePfn(k, out, false, false);
       expect(violations(k)).toEqual([]);
+    });
+
+    it('memory without page structs: the frame of its entry, no reference, and no folio to mark', () => {
+      const { k, mm } = setUp(policy);
+      const out = createSecondaryPfn();
+      const frame = allocPages(k, 0, GFP_KERNEL);
+      for (const prot of [RW, PROT_READ]) {
+        const hva = mapFile(k, mm, shmemCreate(k, 2), MAP_SHARED, prot);
+        const vma = findVma(mm, hva);
+        if (vma === null) throw new Error('no VMA');
+        remapPfnRange(k, vma, hva, pageToPfn(frame), PAGE_SIZE);
+        const wanted = { pfn: pageToPfn(frame), held: false, hasFolio: false };
+        expect(drive(faultInPfn(k, mm, hva, false, out))).toBe(0);
+        expect(out).toMatchObject({ ...wanted, writable: pteWrite(entryAt(k, mm, hva)) });
+        releasePfn(k, out, false, true);
+        expect(drive(faultInPfn(k, mm, hva, true, out))).toBe(prot === RW ? 0 : -EFAULT);
+        releasePfn(k, out, prot === RW, true);
+      }
+      expect([k.state.frames.refcount[frame], k.state.frames.flags[frame]]).toEqual([1, 0]);
+      expect(mm.mmapLock.readers).toBe(0);
     });
 
     it('a migration between lookup and installation: refused today, seen by the sequence under target', () => {
