@@ -102,7 +102,7 @@ const HUGE_TAKEN = 2;
  * @param word of the PMD entry, which is none
  * @returns as handlePmd
  */
-export function* doHugePmdAnonymous(
+function* doHugePmdAnonymous(
   k: Kernel,
   vma: Vma,
   hva: number,
@@ -143,13 +143,7 @@ const mapHugeZero = (k: Kernel, vma: Vma, word: number): number => {
 };
 
 /** Maps a new anonymous folio by one entry, writable where the VMA is. A table has been deposited. */
-export const mapAnonFolioPmd = (
-  k: Kernel,
-  vma: Vma,
-  hva: number,
-  word: number,
-  folio: number,
-): void => {
+const mapAnonFolioPmd = (k: Kernel, vma: Vma, hva: number, word: number, folio: number): void => {
   folioSetFlags(k, folio, PG_UPTODATE);
   folioAddNewAnonRmapPmd(k, folio, vma, hva - (hva % HPAGE_PMD_SIZE));
   folioAddLru(k, folio);

@@ -8,6 +8,7 @@
  * else reaches the table: faults and slow GUP wait for mmap_lock, walks over the reverse map for the
  * anon_vmas, until every page is locked. Files are not collapsed.
  */
+import { PAGE_SIZE } from '#emu';
 import { listPush, setField } from '#cells';
 import { EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import { doSwapPage } from '../fault/swap.ts';
@@ -158,7 +159,7 @@ function* swapInRange(k: Kernel, mm: MmStruct, start: number, khugepaged: boolea
     const word = first + i * PTE_WORDS;
     const entry = ptepGet(k, word);
     if (pteNone(entry) || ptePresent(entry)) continue;
-    if ((yield* doSwapPage(k, vma, start + i * 4096, word, entry, 0)) !== 0) error = -EINVAL;
+    if ((yield* doSwapPage(k, vma, start + i * PAGE_SIZE, word, entry, 0)) !== 0) error = -EINVAL;
   }
   mmapReadUnlock(mm);
   return error;

@@ -3,9 +3,10 @@
  * an address lies. Compare include/linux/huge_mm.h, thp_vma_allowable_orders(), and
  * thp_vma_suitable_orders().
  */
+import { PAGE_SIZE } from '#emu';
 import type { Kernel, Vma } from '../types.ts';
 import { VM_HUGEPAGE, VM_HUGETLB, VM_NOHUGEPAGE, VM_SPECIAL } from '../vma/flags.ts';
-import { HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from './state.ts';
+import { HPAGE_PMD_ORDER } from './state.ts';
 
 /** Memory that is not the kernel's to arrange (VM_NO_KHUGEPAGED). */
 const VM_NO_KHUGEPAGED = VM_SPECIAL | VM_HUGETLB;
@@ -52,9 +53,10 @@ export const thpCollapsible = (k: Kernel, vma: Vma, hva: number, forced: boolean
 export const thpSuitableOrders = (vma: Vma, hva: number, orders: number): number => {
   let left = orders;
   for (let order = highestOrder(left); left !== 0; order = highestOrder(left)) {
-    const lenBytes = HPAGE_PMD_SIZE / (1 << (HPAGE_PMD_ORDER - order));
+    const lenBytes = PAGE_SIZE << order;
     const start = hva - (hva % lenBytes);
-    const aligned = vma.mapping === null || (vma.start / 4096 - vma.pgoff) % (1 << order) === 0;
+    const aligned =
+      vma.mapping === null || (vma.start / PAGE_SIZE - vma.pgoff) % (1 << order) === 0;
     // What fits a larger range fits a smaller one within it.
     if (aligned && start >= vma.start && start + lenBytes <= vma.end) break;
     left &= ~orderBit(order);
