@@ -22,7 +22,7 @@ import {
   pteWrite,
   walkLeaf,
 } from '#mm';
-import { isSwapEntry, swapEntryExclusive } from '../../mm/pgtable/swapops.ts';
+import { isSwapEntry, swapEntryExclusive, swapEntrySlot } from '../../mm/pgtable/swapops.ts';
 import { HVA, type Stage } from './stage.ts';
 
 /** Width of the left column. */
@@ -40,9 +40,19 @@ interface Run {
   /** The folio, or the first of the small ones. */
   folio: number;
   nrFolios: number;
+  /** Of a swap entry: how often its slot is named. */
+  named: number;
 }
 
-const NOTHING: Run = { nr: 1, flags: '', kind: 'none', huge: false, folio: -1, nrFolios: 0 };
+const NOTHING: Run = {
+  nr: 1,
+  flags: '',
+  kind: 'none',
+  huge: false,
+  folio: -1,
+  nrFolios: 0,
+  named: 0,
+};
 
 const flagsOf = (writable: boolean, exclusive: boolean): string =>
   `[${writable ? 'W' : '-'} ${exclusive ? 'X' : '-'}]`;
@@ -55,12 +65,14 @@ const runAt = ({ k }: Stage, p: HostProcess, hva: number): Run => {
   if (!ptePresent(entry)) {
     if (!isSwapEntry(entry))
       throw new Error(`no picture has an entry like 0x${entry.toString(16)}`);
-    return { ...NOTHING, kind: 'slot', flags: flagsOf(false, swapEntryExclusive(entry)) };
+    const named = k.state.swap.count[swapEntrySlot(entry)]!;
+    return { ...NOTHING, kind: 'slot', flags: flagsOf(false, swapEntryExclusive(entry)), named };
   }
   const level = leafLevel(leaf);
   const page = leafPage(entry, level, hva);
   const folio = folioOf(k, page);
   return {
+    ...NOTHING,
     nr: level > 0 ? levelPages(level) : 1,
     flags: flagsOf(pteWrite(entry), pageAnonExclusive(k, level > 0 ? folio : page)),
     kind: folio === k.state.zeroPage ? 'zero' : 'page',
@@ -120,20 +132,22 @@ const countsOf = (s: Stage, folio: number, nrFolios: number): string => {
   return `${letter}: ${1 << order} pages  ${counts}  pincount ${folioPinCount(k, folio)}`;
 };
 
-/** A line of the left column, and the folio that it ends at; -1: none. */
+/** A line of the left column, and the folio that it ends at; -1: none, and what there is to say instead. */
 interface Line {
   left: string;
   folio: number;
   nrFolios: number;
+  right?: string;
 }
 
 const entryLine = (s: Stage, letter: string, run: Run, at: number): Line => {
-  const { nr, flags, kind, huge, folio, nrFolios } = run;
+  const { nr, flags, kind, huge, folio, nrFolios, named } = run;
   const place = at === 0 ? 'H' : `H+${at}`;
   const where = nr > 1 && !huge ? `${letter}: ${place} x ${nr}` : `${letter}: ${place}`;
   if (kind === 'none') return { left: `${where} none`, folio: -1, nrFolios: 0 };
   const arrow = `${where} ${flags} ${huge ? '===>' : '--->'}`;
-  if (kind === 'slot') return { left: `${arrow} swap slot`, folio: -1, nrFolios: 0 };
+  if (kind === 'slot')
+    return { left: `${arrow} swap slot`, folio: -1, nrFolios: 0, right: `slot: named ${named} x` };
   if (kind === 'zero') return { left: `${arrow} zero page`, folio: -1, nrFolios: 0 };
   return { left: `${arrow} ${letterOf(s, folio)}`, folio, nrFolios };
 };
@@ -182,10 +196,10 @@ const secondaryLines = (s: Stage): Line[] => {
 export const draw = (s: Stage): string[] => {
   const counted = new Set<number>();
   const lines = [...processLines(s), ...holderLines(s), ...secondaryLines(s)];
-  const drawn = lines.map(({ left, folio, nrFolios }) => {
+  const drawn = lines.map(({ left, folio, nrFolios, right: instead = '' }) => {
     const first = folio >= 0 && !counted.has(folio);
     counted.add(folio);
-    const right = first ? countsOf(s, folio, nrFolios) : '';
+    const right = first ? countsOf(s, folio, nrFolios) : instead;
     return `  ${left.padEnd(LEFT)}${right}`.trimEnd();
   });
   // Folios of an earlier picture that nobody points to any more. The next to get a free frame is another folio.

@@ -7,6 +7,7 @@ import {
   MADV_HUGEPAGE,
   madvise,
   migrateFolio,
+  mmExit,
   mprotect,
   PROT_READ,
   splitHugePage,
@@ -17,11 +18,13 @@ import {
   addChild,
   createStage,
   doing,
+  done,
   folioA,
   HVA,
   must,
   pin,
   type StageOptions,
+  told,
 } from './stage.ts';
 
 const THP: StageOptions = { huge: 'thp', nrPages: HPAGE_PMD_NR };
@@ -41,6 +44,16 @@ export const HUGE_PAGE: Record<string, Play> = {
   'thp-fork': threeWays((s) => {
     addChild(s);
     return 'fork()';
+  }, THP),
+  'thp-write': threeWays((s) => {
+    addChild(s);
+    told(s);
+    return done('P writes', s.p.store32(HVA, 2));
+  }, THP),
+  'thp-write-after-exit': threeWays((s) => {
+    drive(mmExit(s.k, addChild(s).mm));
+    told(s);
+    return done('P writes', s.p.store32(HVA, 2));
   }, THP),
   'thp-migrate': threeWays((s) => doing('migration of A', migrateFolio(s.k, folioA(s))), THP),
   collapse: threeWays(

@@ -10,8 +10,9 @@ import {
   mprotect,
   PROT_READ,
   reclaimFolio,
+  YP_SWAP_UNMAPPED,
 } from '#mm';
-import { RW } from '../mm/support.ts';
+import { RW, stepTo } from '../mm/support.ts';
 import { draw } from './draw.ts';
 import {
   addChild,
@@ -127,6 +128,14 @@ export const ONE_PAGE: Record<string, Play> = {
   }),
   'mprotect-asked': asksAgain(protect, true),
 
+  'swap-steps': () => {
+    const s = createStage();
+    draw(s);
+    const path = reclaimFolio(s.k, folioA(s));
+    stepTo(s.k, path, YP_SWAP_UNMAPPED);
+    const unmapped = ['unmapped, while reclaim holds A', ...draw(s)];
+    return [...unmapped, done('written, and let go', drive(path)), ...draw(s)];
+  },
   swap: threeWays(swapOut),
   'swap-back': threeWays((s) => {
     swapOut(s);
