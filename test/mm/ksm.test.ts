@@ -6,6 +6,7 @@ import {
   folioGet,
   folioMapcount,
   folioPut,
+  folioTestDirty,
   folioTestFlags,
   pageAnonExclusive,
 } from '../../mm/folio/folio.ts';
@@ -394,6 +395,7 @@ describe('merged pages and swap', () => {
     const flags = MREMAP_MAYMOVE | MREMAP_FIXED;
     expect(drive(mremap(k, mm, hva, 2 * PAGE_SIZE, 2 * PAGE_SIZE, flags, to))).toBe(to);
     expect([load(k, mm, to), isKsm(mm, to)]).toEqual([7, false]);
+    expect(folioTestDirty(k, pageAt(k, mm, to))).toBe(true);
     folioPut(k, page);
     quiet();
   });

@@ -113,7 +113,10 @@ describe('a page is swapped out and in', () => {
     const hva = written(42);
     swapOut(hva);
     store(k, mm, hva, 43);
-    expect([usedSlots(), folioTestSwapcache(k, pageAt(k, mm, hva))]).toEqual([0, false]);
+    const page = pageAt(k, mm, hva);
+    expect([usedSlots(), folioTestSwapcache(k, page)]).toEqual([0, false]);
+    // Its bytes are nowhere else now.
+    expect(folioTestDirty(k, page)).toBe(true);
     expect(swapOut(hva)).toBe(0);
     expect(k.state.stat.pswpout).toBe(2);
     expect(load(k, mm, hva)).toBe(43);
