@@ -16,7 +16,15 @@ import {
   PG_TABLE,
   PG_TAIL,
 } from '../frames/table.ts';
-import { pteLeaf, ptePage, ptePresent, pteSpecial, pteUffdWp, pteWrite } from '../pgtable/pte.ts';
+import {
+  pteLeaf,
+  pteNeedsSoftDirtyWp,
+  ptePage,
+  ptePresent,
+  pteSpecial,
+  pteUffdWp,
+  pteWrite,
+} from '../pgtable/pte.ts';
 import { levelPages } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { VM_HUGETLB, VM_IO, VM_MIXEDMAP, VM_PFNMAP, VM_WRITE } from '../vma/flags.ts';
@@ -104,6 +112,9 @@ const vmaAt = (pass: MmPass, hva: number): Vma | undefined => {
   return undefined;
 };
 
+/** Somebody is changing the VMA, and then its entries. */
+const mmLocked = ({ mm }: Vma): boolean => mm.mmapLock.writer;
+
 /** A present entry. */
 const checkLeaf = (
   pass: MmPass,
@@ -116,10 +127,15 @@ const checkLeaf = (
   const nr = levelPages(level);
   if (pteWrite(entry)) {
     // mprotect changes the VMA first, and then the entries, under the lock.
-    if (vma !== undefined && (vma.flags & VM_WRITE) === 0 && !vma.mm.mmapLock.writer)
+    if (vma !== undefined && (vma.flags & VM_WRITE) === 0 && !mmLocked(vma))
       report.push(`${whereOf(pass, hva)}: writable entry in a VMA that is not`);
     if (pteUffdWp(entry))
       report.push(`${whereOf(pass, hva)}: writable entry that userfaultfd has protected`);
+    // clear_refs changes the VMA first as well.
+    const tracked =
+      vma !== undefined && (vma.flags & (VM_PFNMAP | VM_HUGETLB)) === 0 && !mmLocked(vma);
+    if (tracked && pteNeedsSoftDirtyWp(vma, entry))
+      report.push(`${whereOf(pass, hva)}: writable entry that does not count as written`);
   }
   if (vma !== undefined && level > 0 && hva + nr * 4096 > vma.end)
     report.push(`${whereOf(pass, hva)}: huge entry reaches beyond its VMA`);

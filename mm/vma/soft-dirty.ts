@@ -33,6 +33,7 @@ import {
 } from '../pgtable/walk.ts';
 import { countStat } from '../stat.ts';
 import { type Kernel, MMU_NOTIFY_SOFT_DIRTY, type MmStruct, type Vma } from '../types.ts';
+import { changedNonpresent } from './cp.ts';
 import { isCowMapping, VM_HUGETLB, VM_PFNMAP, VM_SOFTDIRTY } from './flags.ts';
 import { mmapWriteLock, mmapWriteTrylock, mmapWriteUnlock } from './lock.ts';
 
@@ -53,7 +54,8 @@ const clearPresent = (k: Kernel, word: number): void => {
 const clearPte = (k: Kernel, vma: Vma, word: number): void => {
   const pte = ptepGet(k, word);
   if (pteNone(pte)) return;
-  if (!ptePresent(pte)) setPteAt(k, word, nonpresentClearSoftDirty(pte));
+  // Linux leaves a migration entry writable, and may miss the first write after the move.
+  if (!ptePresent(pte)) setPteAt(k, word, nonpresentClearSoftDirty(changedNonpresent(k, pte, 0)));
   else if (!pteIsPinned(k, vma, pte)) clearPresent(k, word);
 };
 

@@ -264,6 +264,8 @@ describe('the bit goes with the page through', () => {
     drive(clearRefsSoftDirty(k, p.mm));
     drive(moving);
     expect(softDirty(2)).toEqual([false, false]);
+    p.store32(AT, 2);
+    expect(softDirty(1)).toEqual([true]);
     ends();
   });
 
