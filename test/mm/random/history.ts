@@ -1,0 +1,163 @@
+/**
+ * What a word of memory may hold: every write to it with the time it took, and what a read that took
+ * a time of its own may then have seen.
+ *
+ * A write is known to have happened somewhere between its start and its end. A read may see it
+ * unless another write began after that one had ended, and ended before the read began. A write that
+ * perhaps went to another page (a device's, to a pin whose page was unmapped meanwhile) hides nothing.
+ */
+
+/** A value, or another word whose value it is: an untouched page of a private file mapping. */
+export type Value = number | History;
+
+/** One write. `end` is Infinity while it is under way. */
+export interface Write {
+  start: number;
+  end: number;
+  value: Value;
+  maybe: boolean;
+}
+
+export class History {
+  private writes: Write[];
+  /** Times that the page was, or began to be, unmapped: a pin from before may be of another page. */
+  epoch: number;
+  /**
+   * What a private huge page reads as after its owner has taken it away from its children, for want of
+   * another (1.10): SIGBUS at first, but a fork forgets that (HPAGE_RESV_UNMAPPED is not inherited),
+   * and the grandchild finds a fresh page. null: cannot happen to this word.
+   */
+  lost: Value | null;
+  /** Starts of operations under way that may make a copy of a page that is the file's. */
+  private breaking: number[];
+
+  constructor(value: Value) {
+    this.writes = [{ start: -1, end: -1, value, maybe: false }];
+    this.epoch = 0;
+    this.lost = null;
+    this.breaking = [];
+  }
+
+  /** A write begins. */
+  begin(now: number, value: Value): Write {
+    const write = { start: now, end: Number.POSITIVE_INFINITY, value, maybe: false };
+    this.writes.push(write);
+    return write;
+  }
+
+  /** It has happened. @param horizon start of the oldest operation that is still under way */
+  finish(write: Write, now: number, horizon: number): void {
+    write.end = now;
+    if (this.writes.length > 6) this.forget(horizon);
+  }
+
+  /** It has failed, and nothing was written. */
+  cancel(write: Write): void {
+    this.writes.splice(this.writes.indexOf(write), 1);
+  }
+
+  /** A write that took no time. @param maybe to this word, or to a page that nobody sees any more */
+  wrote(now: number, value: number, maybe: boolean, horizon: number): void {
+    this.writes.push({ start: now, end: now, value, maybe });
+    if (this.writes.length > 6) this.forget(horizon);
+  }
+
+  /** What whoever looks at no time before `from` cannot see any more. */
+  private forget(horizon: number): void {
+    const { writes } = this;
+    this.writes = writes.filter((write) => !hidden(write, writes, horizon));
+  }
+
+  /** May a read between the two times have seen this value? */
+  explains(value: number, from: number, to: number): boolean {
+    const { lost } = this;
+    if (
+      lost !== null &&
+      (typeof lost === 'number' ? lost === value : lost.explains(value, from, to))
+    )
+      return true;
+    return this.writes.some(
+      (write) =>
+        write.start <= to &&
+        (typeof write.value === 'number'
+          ? write.value === value
+          : write.value.explains(value, from, to)) &&
+        !hidden(write, this.writes, from),
+    );
+  }
+
+  /**
+   * After a read: where no write was under way for anybody who still looks, the value is this one.
+   * @param from start of the oldest operation that was under way at the read's end, the read's own included
+   */
+  settle(value: number, from: number): void {
+    const live = this.live(from);
+    if (live.some((write) => write.end >= from || typeof write.value !== 'number')) return;
+    this.writes = [{ start: from, end: from, value, maybe: false }];
+  }
+
+  /** Writes that somebody who looks from `from` on may see. */
+  private live(from: number): Write[] {
+    return this.writes.filter((write) => !hidden(write, this.writes, from));
+  }
+
+  /** Every value that a read between the two times may have seen. */
+  private values(from: number, to: number): number[] {
+    return this.live(from)
+      .filter((write) => write.start <= to)
+      .flatMap(({ value }) => (typeof value === 'number' ? [value] : value.values(from, to)));
+  }
+
+  /** Something that asks for writing is on its way to the page. */
+  breaksCow(now: number): void {
+    this.breaking.push(now);
+  }
+
+  /**
+   * It has ended: if the page was still the file's, it has become a copy of what the file held.
+   * @param certain it did reach it; otherwise it may have
+   */
+  brokeCow(from: number, to: number, certain: boolean): void {
+    this.breaking.splice(this.breaking.indexOf(from), 1);
+    this.snapshot(from, to, certain);
+  }
+
+  private snapshot(from: number, to: number, certain: boolean): void {
+    const live = this.live(from);
+    const file = live.find(({ value }) => typeof value !== 'number')?.value;
+    if (file === undefined || typeof file === 'number') return;
+    const maybe = !certain || live.length > 1;
+    for (const value of file.values(from, to))
+      this.writes.push({ start: from, end: to, value, maybe });
+  }
+
+  /** The word of a child that was forked between the two times. */
+  copy(from: number, to: number): History {
+    const child = new History(0);
+    child.lost = this.lost;
+    child.writes = this.writes
+      .filter((write) => write.start <= to && !hidden(write, this.writes, from))
+      .map((write) => ({ ...write, start: -1, end: -1 }));
+    // What was on its way to the parent's page may have made a copy of it before the fork came by.
+    const starts = [
+      ...this.breaking,
+      ...this.writes.filter(({ end }) => end >= from).map(({ start }) => start),
+    ];
+    if (starts.length > 0) child.snapshot(Math.min(from, ...starts), to, false);
+    return child;
+  }
+
+  /** For messages. */
+  describe(): string {
+    return this.writes
+      .map(
+        ({ start, end, value, maybe }) =>
+          `${typeof value === 'number' ? value : 'file'}@${start}..${end}${maybe ? '?' : ''}`,
+      )
+      .join(' ');
+  }
+}
+
+/** Was it overwritten for everybody who looks from `from` on? */
+const hidden = (write: Write, writes: readonly Write[], from: number): boolean =>
+  writes.some((later) => !later.maybe && later.start > write.end && later.end < from);
