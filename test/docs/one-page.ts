@@ -2,6 +2,7 @@
 import { PAGE_SIZE } from '#emu';
 import {
   drive,
+  folioTestDirty,
   ksmScan,
   MADV_MERGEABLE,
   madvise,
@@ -12,6 +13,7 @@ import {
   reclaimFolio,
   YP_SWAP_UNMAPPED,
 } from '#mm';
+import { unpinUserPagesDirtyLock } from '#mm/driver-api';
 import { RW, stepTo } from '../mm/support.ts';
 import { draw } from './draw.ts';
 import {
@@ -21,6 +23,7 @@ import {
   createStage,
   doing,
   done,
+  drainPipe,
   folioA,
   type Holder,
   HVA,
@@ -155,6 +158,28 @@ export const ONE_PAGE: Record<string, Play> = {
 
   migrate: threeWays(migrate),
   'migrate-asked': asksAgain(migrate, true),
+
+  'give-back': () => {
+    const s = createStage();
+    hold(s, 'pipe');
+    draw(s);
+    const read = done('somebody reads the pipe', drainPipe(s));
+    const lines = [read, ...draw(s)];
+    hold(s, 'device');
+    draw(s);
+    const page = folioA(s);
+    const before = folioTestDirty(s.k, page);
+    drive(unpinUserPagesDirtyLock(s.k, Int32Array.of(page), 1, true));
+    s.held.length = 0;
+    const after = folioTestDirty(s.k, page);
+    const dirty = (is: boolean): string => (is ? 'dirty' : 'clean');
+    return [
+      ...lines,
+      'unpin_user_pages_dirty_lock()',
+      ...draw(s),
+      `  A was ${dirty(before)}, and is ${dirty(after)}`,
+    ];
+  },
 
   exit: threeWays((s) => {
     drive(mmExit(s.k, s.p.mm));

@@ -166,6 +166,12 @@ export const readWord = (s: Stage): number => {
   return new DataView(bytes.buffer).getUint32(0, true);
 };
 
+/** Somebody reads all that the pipe has. @returns bytes */
+export const drainPipe = (s: Stage): number => {
+  if (s.pipe === null) throw new Error('there is no pipe');
+  return pipeRead(s.k, s.pipe, new Uint8Array(PAGE_SIZE));
+};
+
 /** A driver pins the first `n` pages of a process for its device. @returns pages, or -errno */
 export const pin = (s: Stage, p: HostProcess, n = 1, flags = FOLL_WRITE): number => {
   const pages = new Int32Array(n);
