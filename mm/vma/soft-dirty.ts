@@ -13,6 +13,7 @@ import { invalidateRangeEnd, invalidateRangeStart, notifierRange } from '../noti
 import { type Path, YP_PROTECT } from '../path.ts';
 import {
   pteClearSoftDirty,
+  pteMksoftDirty,
   pteNone,
   ptePresent,
   pteWrite,
@@ -37,7 +38,7 @@ import { changedNonpresent } from './cp.ts';
 import { isCowMapping, VM_HUGETLB, VM_PFNMAP, VM_SOFTDIRTY } from './flags.ts';
 import { mmapWriteLock, mmapWriteTrylock, mmapWriteUnlock } from './lock.ts';
 
-/** A device may be writing to it right now, and would not set the bit: it stays. Compare pte_is_pinned(). */
+/** A device may be writing to it right now, and would not set the bit. Compare pte_is_pinned(). */
 const pteIsPinned = (k: Kernel, vma: Vma, pte: number): boolean => {
   if (!vma.mm.hasPinned || !pteWrite(pte) || !isCowMapping(vma.flags)) return false;
   const page = vmNormalPage(pte);
@@ -57,6 +58,8 @@ const clearPte = (k: Kernel, vma: Vma, word: number): void => {
   // Linux leaves a migration entry writable, and may miss the first write after the move.
   if (!ptePresent(pte)) setPteAt(k, word, nonpresentClearSoftDirty(changedNonpresent(k, pte, 0)));
   else if (!pteIsPinned(k, vma, pte)) clearPresent(k, word);
+  // Linux leaves it as it is; but where W came without a write the bit is not there.
+  else setPteAt(k, word, pteMksoftDirty(pte));
 };
 
 const clearVma = (k: Kernel, vma: Vma): void => {
