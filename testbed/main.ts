@@ -8,6 +8,7 @@ import { exploreCommand } from './cli/explore.ts';
 import { fightCommand } from './cli/fight.ts';
 import { helpText, isCommand } from './cli/help.ts';
 import { reasonOf } from './cli/input.ts';
+import { inspectCommand } from './cli/inspect.ts';
 import { resumeCommand } from './cli/resume.ts';
 import { runCommand } from './cli/run.ts';
 import { selftestCommand } from './cli/selftest.ts';
@@ -22,6 +23,7 @@ const COMMANDS: Record<string, Command> = {
   bare: bareCommand,
   fight: fightCommand,
   resume: resumeCommand,
+  inspect: inspectCommand,
   audit: auditCommand,
   bench: benchCommand,
   explore: exploreCommand,

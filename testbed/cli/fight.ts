@@ -15,11 +15,11 @@ export const fightCommand = async (words: string[]): Promise<number> => {
   const args = parseCommandLine('fight', words, HOST_OPTIONS);
   if (args.positionals.length > 0)
     throw new UsageError(`fight: takes no argument, but got ${args.positionals[0]}`);
-  const { seed, policy, limit, save, json } = hostPlanOf(args);
+  const { seed, policy, provenance, limit, save, json } = hostPlanOf(args);
   const config = fightConfig(seed, policy);
   const machine = withRoomFor(
     hostRamBytes(config),
-    () => new HostMachine(config, { onLine: json ? () => {} : printLine }),
+    () => new HostMachine(config, { onLine: json ? () => {} : printLine, provenance }),
   );
   for (const guest of machine.guests) machine.boot(guest, readElf(guestFile(guest.config.name)));
   return runHost(machine, { limit, save, json, summary: true });

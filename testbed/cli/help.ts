@@ -9,6 +9,7 @@ commands:
   bare FILE.elf        run a bare-metal program on the emulated board, in M-mode, with no host
   fight                the main job: guests and DMA at work while the host moves their memory
   resume FILE          go on with a machine that \`run --save\` or \`fight --save\` has saved
+  inspect FILE VIEW    what /proc of a saved machine's host says, and who holds a frame
   audit                every user of GUP: its API under a policy, its hold, what is unsafe about it
   bench [SUITE...]     measure: translate, hart, gup
   explore NAME         every interleaving of a small scenario, up to a bound on preemptions
@@ -34,6 +35,7 @@ memory belongs to a host process of the model; SBI, a UART, a PLIC and a DMA eng
   --max-instructions N     stop, with exit code 1, after N retired instructions
   --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
   --activity               let the host migrate, write-protect, remap and fork meanwhile
+  --provenance             write down who holds each frame by GUP (gupbed inspect shows it)
   --save FILE --save-at N  save the machine at the first quiet moment after N instructions, and stop
   --json                   one JSON object
 
@@ -58,6 +60,7 @@ the host migrates, write-protects, remaps and forks it under them; prints what h
   --seed N                 seed of every random choice (default 1)
   --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
   --max-instructions N     stop, with exit code 1, after N retired instructions
+  --provenance             write down who holds each frame by GUP (gupbed inspect shows it)
   --save FILE --save-at N  save the machine at the first quiet moment after N instructions, and stop
   --json                   one JSON object
 
@@ -73,6 +76,25 @@ Goes on with a saved machine, as if it had never stopped.
 
 example: gupbed resume walk.gup
 after:   gupbed run guests/bin/memwalk.elf --save walk.gup --save-at 20000000
+`,
+  inspect: `usage: gupbed inspect FILE VIEW [ARGUMENTS] [--json]
+
+Looks into the host of a saved machine, in the formats of Linux's /proc. Views:
+
+  processes                  the host's processes: a guest's VMM has the guest's name
+  maps PID, smaps PID        /proc/PID/maps and smaps
+  pagemap PID [HVA [N]]      /proc/PID/pagemap: what is there, or N pages from HVA (default 1)
+  meminfo, vmstat            /proc/meminfo and vmstat
+  kpageflags [PFN [N]]       /proc/kpageflags: frames by their flags, or N frames from PFN (default 1)
+  frame PFN                  who holds the frame: entries, caches, pipes, and references and pins by
+                             function and user, where the machine ran with --provenance
+
+PID may be left out where there is one process.
+
+  --json                     one JSON value instead of text
+
+example: gupbed inspect dma.gup smaps
+after:   gupbed run guests/bin/dmacopy.elf --activity --provenance --save dma.gup --save-at 3000000
 `,
   audit: `usage: gupbed audit [options]
 

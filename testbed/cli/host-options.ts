@@ -25,6 +25,7 @@ export const SAVE_OPTIONS = {
 export const SEED_OPTIONS = {
   seed: { type: 'string', default: '1' },
   policy: { type: 'string', default: 'linux-7' },
+  provenance: { type: 'boolean', default: false },
 } as const satisfies OptionSpec;
 
 /** All of the three. */
@@ -101,6 +102,8 @@ export const savePlanOf = (args: ParsedArgs): SavePlan | null => {
 export interface HostPlan {
   seed: number;
   policy: PolicyName;
+  /** Write down who holds what by GUP. */
+  provenance: boolean;
   limit: number;
   save: SavePlan | null;
   json: boolean;
@@ -110,6 +113,7 @@ export interface HostPlan {
 export const hostPlanOf = (args: ParsedArgs): HostPlan => ({
   seed: seedOf(args),
   policy: policyOf(args),
+  provenance: args.values['provenance'] === true,
   limit: limitOf(args),
   save: savePlanOf(args),
   json: wantsJson(args),

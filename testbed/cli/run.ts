@@ -30,7 +30,7 @@ export const runCommand = async (words: string[]): Promise<number> => {
   if (positionals.length !== 1)
     throw new UsageError('run: name one guest program, as in: gupbed run GUEST.elf');
   const file = positionals[0]!;
-  const { seed, policy, limit, save, json } = hostPlanOf(args);
+  const { seed, policy, provenance, limit, save, json } = hostPlanOf(args);
   const config: HostConfig = {
     seed,
     policy,
@@ -52,7 +52,10 @@ export const runCommand = async (words: string[]): Promise<number> => {
   const onLine = (_guest: Guest, line: string): void => {
     if (!json) process.stdout.write(`${line}\n`);
   };
-  const machine = withRoomFor(hostRamBytes(config), () => new HostMachine(config, { onLine }));
+  const machine = withRoomFor(
+    hostRamBytes(config),
+    () => new HostMachine(config, { onLine, provenance }),
+  );
   refusingElf(file, () => machine.boot(machine.guests[0]!, image));
   return runHost(machine, { limit, save, json, summary: values['activity'] === true });
 };

@@ -21,6 +21,7 @@ import {
   type KernelState,
   mmExit,
   nrFreePages,
+  provenanceStart,
   type Sabotage,
   type SecondaryVisitor,
 } from '#mm';
@@ -42,6 +43,8 @@ export interface HostOptions {
   onLine?: (guest: Guest, line: string) => void;
   /** Run the kernel's inline checks. */
   checked?: boolean;
+  /** Write down who holds what by GUP, from the start. A saved machine goes on as it was. */
+  provenance?: boolean;
   /** Rules to break, for tests. */
   sabotage?: Partial<Sabotage>;
 }
@@ -110,6 +113,7 @@ export class HostMachine {
       policy: createPolicy(config.policy),
       ...(state === undefined ? {} : { state: state.kernel }),
     });
+    if (options.provenance === true && state === undefined) provenanceStart(this.k);
     this.k.watched = true;
     this.k.checked = options.checked ?? false;
     Object.assign(this.k.sabotage, options.sabotage);
