@@ -182,7 +182,8 @@ function* compareAndMerge(
   for (const kpage of indexes.stable.get(sum) ?? []) {
     // Freed since it was indexed, perhaps, or used for something else.
     if (!folioTryGet(k, kpage)) continue;
-    const same = folioTestFlags(k, kpage, PG_KSM) && pagesIdentical(k, page, kpage);
+    const usable = folioTestFlags(k, kpage, PG_KSM) && !folioTestFlags(k, kpage, PG_HWPOISON);
+    const same = usable && pagesIdentical(k, page, kpage);
     const error = same ? yield* tryToMergePage(k, vma, hva, page, kpage) : -EBUSY;
     folioPut(k, kpage);
     if (same) return error === 0 ? 1 : 0;

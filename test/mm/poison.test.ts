@@ -13,12 +13,16 @@ import { accessRemoteVm } from '../../mm/gup/remote.ts';
 import { getUserPagesUnlocked, pinUserPagesUnlocked } from '../../mm/gup/slow.ts';
 import { unpinUserPage } from '../../mm/gup/unpin.ts';
 import { hugetlbSetPool } from '../../mm/hugetlb/pool.ts';
+import { ksmScan } from '../../mm/ksm/scan.ts';
 import { drive } from '../../mm/path.ts';
 import { isHwpoisonEntry } from '../../mm/pgtable/swapops.ts';
+import { reclaimFolio } from '../../mm/swap/out.ts';
+import { swapon } from '../../mm/swap/slots.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from '../../mm/thp/state.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
-import { MAP_ANONYMOUS, MAP_HUGETLB, MAP_PRIVATE } from '../../mm/vma/flags.ts';
+import { MADV_MERGEABLE, MAP_ANONYMOUS, MAP_HUGETLB, MAP_PRIVATE } from '../../mm/vma/flags.ts';
 import { fork } from '../../mm/vma/fork.ts';
+import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { mmap, munmap } from '../../mm/vma/mmap.ts';
 import {
@@ -166,6 +170,38 @@ describe('memory_failure', () => {
     const other = mapAnon(k, mm, 1);
     store(k, mm, other, 1);
     expect(pageAt(k, mm, other)).not.toBe(page);
+  });
+
+  it('a merged page goes for everybody, and nothing is merged with it any more', () => {
+    const hva = mapAnon(k, mm, 3);
+    for (const i of [0, 1]) store(k, mm, hva + i * PAGE_SIZE, 9);
+    drive(madvise(k, mm, hva, 3 * PAGE_SIZE, MADV_MERGEABLE));
+    for (let i = 0; i < 3; i++) drive(ksmScan(k, mm));
+    const merged = pageAt(k, mm, hva);
+    expect(pageAt(k, mm, hva + PAGE_SIZE)).toBe(merged);
+    expect(fail(merged)).toBe(0);
+    for (const i of [0, 1]) expect(load(k, mm, hva + i * PAGE_SIZE)).toBe(-EHWPOISON);
+    store(k, mm, hva + 2 * PAGE_SIZE, 9);
+    for (let i = 0; i < 3; i++) drive(ksmScan(k, mm));
+    expect(load(k, mm, hva + 2 * PAGE_SIZE)).toBe(9);
+    expect(pageAt(k, mm, hva + 2 * PAGE_SIZE)).not.toBe(merged);
+    expect(mm.rssAnon).toBe(1);
+    drive(munmap(k, mm, hva, 3 * PAGE_SIZE));
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('a page in the swap cache: who swaps it in finds the mark', () => {
+    swapon(k, 16);
+    const hva = mapAnon(k, mm, 1);
+    store(k, mm, hva, 1);
+    const child = forkOf(mm);
+    expect(drive(reclaimFolio(k, pageAt(k, mm, hva)))).toBe(0);
+    // The parent has it back; the child's entry still names the slot.
+    expect(load(k, mm, hva)).toBe(1);
+    expect(fail(pageAt(k, mm, hva))).toBe(0);
+    for (const of of [mm, child]) expect(load(k, of, hva)).toBe(-EHWPOISON);
+    drive(mmExit(k, child));
+    expect(violations(k)).toEqual([]);
   });
 
   it('migration leaves it alone', () => {
