@@ -17,8 +17,11 @@ import {
   madvise,
   migrateFolio,
   MMU_NOTIFY_CLEAR,
+  MREMAP_FIXED,
+  MREMAP_MAYMOVE,
   mmExit,
   mprotect,
+  mremap,
   munmap,
   notifierRange,
   notifyRangeEnd,
@@ -370,6 +373,12 @@ function changers(p: HostProcess, random: Rng, hva: () => number): Path<void>[] 
       if (k.watched) yield 1;
     }
   };
+  function* moveAndBack(): Path<void> {
+    const from = hva();
+    const flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+    if ((yield* mremap(k, mm, from, PAGE_SIZE, PAGE_SIZE, flags, 2 * AT)) < 0) return;
+    yield* mremap(k, mm, 2 * AT, PAGE_SIZE, PAGE_SIZE, flags, from);
+  }
   function* forkAndExit(): Path<void> {
     const child = yield* fork(k, mm);
     if (typeof child !== 'number') yield* mmExit(k, child);
@@ -379,6 +388,7 @@ function changers(p: HostProcess, random: Rng, hva: () => number): Path<void>[] 
     times(15, () => madvise(k, mm, hva(), PAGE_SIZE, MADV_DONTNEED)),
     times(15, () => migrateFolio(k, Math.max(0, pageAt(p, hva())))),
     times(4, forkAndExit),
+    times(6, moveAndBack),
     times(15, () => p.storePath(hva(), 4, random.below(1000))),
   ];
 }
