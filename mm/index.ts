@@ -1,4 +1,5 @@
 /** The door of mm/: what a VMM, a process or the machine itself does with host memory. */
+export { pageIdleClearRefs } from './cache/page-idle.ts';
 export { folioWriteProtect, writeProtectRange } from './cache/write-protect.ts';
 export { assertKernel, checkKernel } from './check/sanitizer.ts';
 export type { CheckOptions, SecondaryVisitor } from './check/sanitizer.ts';
