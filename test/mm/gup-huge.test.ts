@@ -16,9 +16,16 @@ import {
 } from '../../mm/gup/flags.ts';
 import { getUserPagesUnlocked, pinUserPages, pinUserPagesUnlocked } from '../../mm/gup/slow.ts';
 import { unpinUserPage, unpinUserPages } from '../../mm/gup/unpin.ts';
-import { drive, YP_GUP_FAST_PINNED, YP_GUP_FAST_READ } from '../../mm/path.ts';
+import {
+  drive,
+  YP_COLLAPSE_CLEARED,
+  YP_GUP_FAST_PINNED,
+  YP_GUP_FAST_READ,
+  YP_WAIT,
+} from '../../mm/path.ts';
 import { pteDirty, ptePage, pteSpecial, pteWrite, pteYoung } from '../../mm/pgtable/pte.ts';
 import { pmdLeafAt, ptepGet } from '../../mm/pgtable/walk.ts';
+import { collapseHugePage } from '../../mm/thp/collapse.ts';
 import { splitHugePmd } from '../../mm/thp/split-pmd.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from '../../mm/thp/state.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
@@ -346,6 +353,39 @@ describe('GUP-fast against whoever takes a huge entry away — 1.4 step 5', () =
     expect(k.state.stat.nr_foll_pin_acquired).toBe(8);
     expect([folioPinCount(k, head), pages[3]]).toEqual([4, head + 3]);
     unpinUserPages(k, pages, 4);
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('a collapse has taken the table off, whose entries are as they were: undone, and found in the huge page', () => {
+    k.state.thp.always = 0;
+    const hva = mapHuge(1);
+    for (let i = 0; i < HPAGE_PMD_NR; i++) store(k, mm, hva + i * PAGE_SIZE, 1 + (i % 100));
+    const small = pageAt(k, mm, hva);
+    const pinning = pinUserPagesFast(k, mm, hva, 4, FOLL_WRITE, pages);
+    stepTo(k, pinning, YP_GUP_FAST_READ);
+    const collapsing = collapseHugePage(k, mm, hva);
+    stepTo(k, collapsing, YP_COLLAPSE_CLEARED);
+    stepTo(k, pinning, YP_GUP_FAST_PINNED);
+    expect(folioMaybeDmaPinned(k, small)).toBe(true);
+    // What it has read is still there, but not below the directory: it lets go, and waits.
+    expect(pinning.next().value).toBe(YP_WAIT);
+    expect(pinsLive(k)).toBe(0);
+    expect(finish(collapsing)).toBe(0);
+    expect(finish(pinning)).toBe(4);
+    expect(taken(4)).toEqual(consecutive(headAt(hva), 4));
+    unpinUserPages(k, pages, 4);
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('pinned before a collapse looks at the references: it gives up, and puts the table back', () => {
+    k.state.thp.always = 0;
+    const hva = mapHuge(1);
+    for (let i = 0; i < HPAGE_PMD_NR; i++) store(k, mm, hva + i * PAGE_SIZE, 1 + (i % 100));
+    expect(pinFast(hva + PAGE_SIZE, 1, FOLL_WRITE)).toBe(1);
+    expect(drive(collapseHugePage(k, mm, hva))).toBeLessThan(0);
+    expect([pmdAt(hva), pageAt(k, mm, hva + PAGE_SIZE)]).toEqual([0, pages[0]]);
+    unpinUserPage(k, pages[0]!);
+    expect(drive(collapseHugePage(k, mm, hva))).toBe(0);
     expect(violations(k)).toEqual([]);
   });
 
