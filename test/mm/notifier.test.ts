@@ -27,11 +27,15 @@ import {
   notifyRangeStart,
   notifyRangeStartNonblock,
   PROT_READ,
+  pageIdleClearRefs,
+  ptePage,
+  ptepGet,
   shmemCreate,
   YP_NOTIFIER_END,
   YP_NOTIFIER_START,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
+import { pmdLeafAt } from '../../mm/pgtable/walk.ts';
 import {
   createProcess,
   createWorld,
@@ -253,5 +257,51 @@ describe('aging', () => {
     expect(asked).toEqual(['a test', 'a clear', 'b clear', 'a flush', 'b flush']);
     mmuNotifierUnregister(p.mm, 'a', 1);
     expect(mmuNotifierTestYoung(w.k, p.mm, hva)).toBe(false);
+  });
+});
+
+describe('idle page tracking (mm/page_idle.c)', () => {
+  it('says whether a process or a secondary MMU has used the page, and forgets it', () => {
+    const { w, p, hva } = world(2);
+    const page = pageAt(p, hva);
+    const asked: number[] = [];
+    let used = false;
+    w.k.notifierOps.set('mmu', {
+      clearYoung: (_owner, _mm, start, end) => {
+        asked.push((start - hva) / PAGE_SIZE, (end - start) / PAGE_SIZE);
+        const was = used;
+        used = false;
+        return was;
+      },
+    });
+    mmuNotifierRegister(w.k, p.mm, 'mmu', 1);
+    expect(pageIdleClearRefs(w.k, page)).toBe(true);
+    expect(pageIdleClearRefs(w.k, page)).toBe(false);
+    p.mmu.hostSfenceVma(undefined, p.mm.asid);
+    p.load32(hva);
+    expect(pageIdleClearRefs(w.k, page)).toBe(true);
+    used = true;
+    expect(pageIdleClearRefs(w.k, page)).toBe(true);
+    expect(pageIdleClearRefs(w.k, page)).toBe(false);
+    expect(asked.slice(0, 2)).toEqual([0, 1]);
+  });
+
+  it('asks for 2 MiB at once where one entry maps them', () => {
+    const w = createWorld();
+    w.k.state.thp.always = 1 << 9;
+    const p = createProcess(w);
+    const hva = mapAnon(p, 512);
+    p.store32(hva, 1);
+    const lengths: number[] = [];
+    w.k.notifierOps.set('mmu', {
+      clearYoung: (_owner, _mm, start, end) => {
+        lengths.push((end - start) / PAGE_SIZE);
+        return false;
+      },
+    });
+    mmuNotifierRegister(w.k, p.mm, 'mmu', 1);
+    const folio = ptePage(ptepGet(w.k, pmdLeafAt(w.k, p.mm, hva)));
+    expect([pageIdleClearRefs(w.k, folio), pageIdleClearRefs(w.k, folio)]).toEqual([true, false]);
+    expect(lengths).toEqual([512, 512]);
   });
 });
