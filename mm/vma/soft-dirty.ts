@@ -6,6 +6,7 @@
  * new counts as written: a VMA has VM_SOFTDIRTY until it is asked about, and what mremap() moves has
  * the bit. Of PROT_NONE entries nobody knows, so they count as written too.
  */
+import { PAGE_SIZE } from '#emu';
 import { setField } from '#cells';
 import { folioOf } from '../folio/folio.ts';
 import { folioMaybeDmaPinned } from '../folio/pin.ts';
@@ -71,7 +72,7 @@ const clearVma = (k: Kernel, vma: Vma): void => {
       clearPresent(k, pmd);
     } else {
       const word = walkPte(k, mm, at, false);
-      for (let i = 0; at + i * 4096 < to; i++) clearPte(k, vma, word + i * PTE_WORDS);
+      for (let i = 0; at + i * PAGE_SIZE < to; i++) clearPte(k, vma, word + i * PTE_WORDS);
     }
     at = to;
   }
