@@ -79,6 +79,8 @@ export interface AddressSpace {
   nrPages: number;
   /** pgoff -> page. */
   pages: Map<number, number>;
+  /** shmem: pgoff -> slot, of pages that are swapped out. */
+  swapped: Map<number, number>;
   /** F_SEAL_*, of a memfd (mm/fs/seals.ts). */
   seals: number;
   /** log2 of the pages of a folio: hugetlbfs always (9 or 18); shmem where it may (0 or 9). */

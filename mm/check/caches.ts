@@ -9,7 +9,7 @@ import type { Census } from './census.ts';
 const headOf = (k: Kernel, page: number): number =>
   (k.state.frames.flags[page]! & PG_TAIL) !== 0 ? k.state.frames.head[page]! : page;
 
-/** Every file's pages; one reference each in the census. */
+/** Every file's pages, one reference each in the census, and the slots of those that are swapped out. */
 export const checkCaches = (k: Kernel, census: Census, report: string[]): void => {
   for (const [id, object] of k.state.mappings) {
     if (object.id !== id) report.push(`mapping ${object.id} is registered as ${id}`);
@@ -20,8 +20,8 @@ export const checkCaches = (k: Kernel, census: Census, report: string[]): void =
 
 const checkFile = (
   k: Kernel,
-  { id, pages }: AddressSpace,
-  { held }: Census,
+  { id, pages, swapped }: AddressSpace,
+  { held, swapEntries }: Census,
   report: string[],
 ): void => {
   const { mapping, index } = k.state.frames;
@@ -32,9 +32,13 @@ const checkFile = (
     if (mapping[folio] !== id || own !== (pgoff | 0))
       report.push(`cache: page ${page} is at ${id}:${pgoff}, and says ${mapping[folio]!}:${own}`);
   }
+  for (const [pgoff, slot] of swapped) {
+    swapEntries[slot] = swapEntries[slot]! + 1;
+    if (pages.has(pgoff)) report.push(`cache: ${id}:${pgoff} is there and swapped out`);
+  }
 };
 
-/** The swap cache, and the count of every slot. Address spaces have been counted before. */
+/** The swap cache, and the count of every slot. Address spaces and files have been counted before. */
 export const checkSwap = (k: Kernel, census: Census, report: string[]): void => {
   const { nrSlots, count, cache, nrFree } = k.state.swap;
   const { flags, swap, mapcount } = k.state.frames;

@@ -20,6 +20,7 @@ import { ENOENT } from '../errno.ts';
 import { hugetlbUnreserveFile } from '../hugetlb/resv.ts';
 import type { Path } from '../path.ts';
 import { newId } from '../rmap/anon-vma.ts';
+import { freeSwapAndCache } from '../swap/cache.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { F_SEAL_SEAL } from './seals.ts';
 
@@ -38,6 +39,7 @@ export const mappingCreate = (
     resv: null,
     device: null,
     pages: new Map(),
+    swapped: new Map(),
     vmas: [],
     users: 1,
   };
@@ -56,6 +58,10 @@ export function* mappingPut(k: Kernel, mapping: AddressSpace): Path<void> {
   if (mapping.users < 0) throw new Error(`address space ${mapping.id}: more puts than users`);
   if (mapping.kind === 'hugetlbfs') hugetlbUnreserveFile(k, mapping);
   for (const pgoff of [...mapping.pages.keys()]) yield* evict(k, mapping, pgoff);
+  for (const [pgoff, slot] of [...mapping.swapped]) {
+    mapDelete(mapping.swapped, pgoff);
+    freeSwapAndCache(k, slot);
+  }
   mapDelete(k.state.mappings, mapping.id);
 }
 

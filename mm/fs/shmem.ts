@@ -2,12 +2,12 @@
  * shmem: files that live in memory alone, and their page cache. Compare mm/shmem.c.
  *
  * A page appears, zeroed, when it is first touched, and stays until the last user of the file is
- * gone: there is no swap and no truncation. A file may have folios of 2 MiB, where one fits into its
- * size and nothing of the range is there yet. Sizes are in pages.
+ * gone, in memory or in a slot of the swap device; there is no truncation. A file may have folios of
+ * 2 MiB, where one fits into its size and nothing of the range is there yet. Sizes are in pages.
  */
 import { PAGE_SIZE } from '#emu';
 import { setField } from '#cells';
-import { EINVAL, ENOENT, EPERM } from '../errno.ts';
+import { EAGAIN, EINVAL, ENOENT, EPERM } from '../errno.ts';
 import {
   folioAddLru,
   folioAlloc,
@@ -21,6 +21,8 @@ import { folioAllocOrder } from '../folio/large.ts';
 import { GFP_ZERO } from '../frames/buddy.ts';
 import { PG_SWAPBACKED } from '../frames/table.ts';
 import { type Path, YP_FAULT_ALLOCATED } from '../path.ts';
+import { swapSlotBytes } from '../swap/cache.ts';
+import { shmemSwapin } from '../swap/shmem.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_ORDER } from '../thp/state.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import { VM_NOHUGEPAGE } from '../vma/flags.ts';
@@ -36,7 +38,8 @@ export const shmemCreate = (k: Kernel, nrPages: number): AddressSpace => {
 
 /** Are all of the `nr` pages from `pgoff` on holes? */
 const isHole = (mapping: AddressSpace, pgoff: number, nr: number): boolean => {
-  for (let i = 0; i < nr; i++) if (mapping.pages.has(pgoff + i)) return false;
+  for (let i = 0; i < nr; i++)
+    if (mapping.pages.has(pgoff + i) || mapping.swapped.has(pgoff + i)) return false;
   return true;
 };
 
@@ -76,6 +79,12 @@ export function* shmemGetPage(
     if (pgoff >= mapping.nrPages) return -EINVAL;
     const page = yield* mappingLockPage(k, mapping, pgoff);
     if (page !== -ENOENT) return page;
+    const slot = mapping.swapped.get(pgoff);
+    if (slot !== undefined) {
+      const swapped = yield* shmemSwapin(k, mapping, pgoff, slot);
+      if (swapped === -EAGAIN) continue;
+      return swapped;
+    }
     const folio = allocFolio(k, mapping, pgoff, vmFlags);
     if (folio < 0) return folio;
     if (k.watched) yield YP_FAULT_ALLOCATED;
@@ -106,8 +115,12 @@ export const shmemRead = (
   for (let at = offset; at < end; ) {
     const within = at % PAGE_SIZE;
     const n = Math.min(end - at, PAGE_SIZE - within);
-    const page = mappingPageAt(mapping, Math.floor(at / PAGE_SIZE));
-    if (page === undefined) {
+    const pgoff = Math.floor(at / PAGE_SIZE);
+    const page = mappingPageAt(mapping, pgoff);
+    const slot = mapping.swapped.get(pgoff);
+    if (slot !== undefined) {
+      into.set(swapSlotBytes(k, slot).subarray(within, within + n), at - offset);
+    } else if (page === undefined) {
       into.fill(0, at - offset, at - offset + n);
     } else {
       const from = k.memory.pageOffset(page) + within;

@@ -8,6 +8,7 @@
  *   folio   PG_SWAPCACHE, slot of its first page in `swap`, one reference for each page
  *   slots   in a row, one for each page, each named once more (slots.ts)
  */
+import { PAGE_SIZE } from '#emu';
 import { atomicAdd, mapDelete, mapSet, readOnce, writeOnce } from '#cells';
 import {
   folioClearFlags,
@@ -22,9 +23,16 @@ import {
   folioTrylock,
   folioUnlock,
 } from '../folio/folio.ts';
-import { PG_SWAPCACHE } from '../frames/table.ts';
+import { PG_SWAPCACHE, PG_UPTODATE } from '../frames/table.ts';
 import type { Kernel } from '../types.ts';
-import { swapAllocSlots, swapCount, swapDuplicate, swapFree, swapFull } from './slots.ts';
+import {
+  swapAllocSlots,
+  swapBytes,
+  swapCount,
+  swapDuplicate,
+  swapFree,
+  swapFull,
+} from './slots.ts';
 
 /** The page that the swap cache has for a slot, -1 for none. No reference is taken. */
 export const swapCachePage = (k: Kernel, slot: number): number =>
@@ -134,6 +142,14 @@ export const freeSwapAndCache = (k: Kernel, slot: number): void => {
     folioUnlock(k, folio);
   }
   folioPut(k, folio);
+};
+
+/** The bytes behind a slot that is named: the swap cache's, or the device's. */
+export const swapSlotBytes = (k: Kernel, slot: number): Uint8Array => {
+  const page = swapCachePage(k, slot);
+  if (page < 0 || !folioTestFlags(k, folioOf(k, page), PG_UPTODATE)) return swapBytes(k, slot);
+  const offset = k.memory.pageOffset(page);
+  return k.memory.u8.subarray(offset, offset + PAGE_SIZE);
 };
 
 /**

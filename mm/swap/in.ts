@@ -12,6 +12,7 @@ import {
   folioAddLru,
   folioAlloc,
   folioGet,
+  folioLock,
   folioOf,
   folioPut,
   folioSetFlags,
@@ -32,6 +33,30 @@ import { folioUnlockFreeSwap, swapCacheAdd, swapCachePage } from './cache.ts';
 import { swapReadPage } from './slots.ts';
 
 /**
+ * Puts a fresh folio into the swap cache and reads a slot's bytes into it.
+ * @param named does anybody name the slot still? As long as the caller's does it is what it was
+ * @returns the folio, locked and with a reference for the caller; -EAGAIN: not named any more, or
+ *   somebody else was first; -ENOMEM
+ */
+function* readSlot(k: Kernel, slot: number, named: () => boolean): Path<number> {
+  const fresh = folioAlloc(k, GFP_KERNEL);
+  if (fresh < 0) return fresh;
+  if (k.watched) yield YP_FAULT_ALLOCATED;
+  if (!named() || swapCachePage(k, slot) >= 0) {
+    folioPut(k, fresh);
+    return -EAGAIN;
+  }
+  folioTrylock(k, fresh);
+  folioSetFlags(k, fresh, PG_SWAPBACKED);
+  swapCacheAdd(k, fresh, slot);
+  if (k.watched) yield YP_SWAP_READ;
+  swapReadPage(k, slot, fresh);
+  folioSetFlags(k, fresh, PG_UPTODATE);
+  folioAddLru(k, fresh);
+  return fresh;
+}
+
+/**
  * The folio of the slot that an entry names, in the swap cache, locked and with a reference for the
  * caller. The caller holds mmap_lock, so that the entry's table stays.
  * @param word the entry, and `entry` what it was
@@ -47,22 +72,8 @@ export function* swapinFolio(
 ): Path<number> {
   const slot = swapEntrySlot(entry);
   if (swapCachePage(k, slot) < 0) {
-    const fresh = folioAlloc(k, GFP_KERNEL);
-    if (fresh < 0) return fresh;
-    if (k.watched) yield YP_FAULT_ALLOCATED;
-    // As long as the entry is there the slot is what it was.
-    if (ptepGet(k, word) === entry && swapCachePage(k, slot) < 0) {
-      folioTrylock(k, fresh);
-      folioSetFlags(k, fresh, PG_SWAPBACKED);
-      swapCacheAdd(k, fresh, slot);
-      if (k.watched) yield YP_SWAP_READ;
-      swapReadPage(k, slot, fresh);
-      folioSetFlags(k, fresh, PG_UPTODATE);
-      folioAddLru(k, fresh);
-      return fresh;
-    }
-    folioPut(k, fresh);
-    if (ptepGet(k, word) !== entry) return -EAGAIN;
+    const fresh = yield* readSlot(k, slot, () => ptepGet(k, word) === entry);
+    if (fresh !== -EAGAIN || swapCachePage(k, slot) < 0) return fresh;
   }
   const folio = folioOf(k, swapCachePage(k, slot));
   folioGet(k, folio);
@@ -70,12 +81,29 @@ export function* swapinFolio(
     folioPut(k, folio);
     return -EBUSY;
   }
+  return stillCached(k, slot, folio);
+}
+
+/** The same for a slot that a file names. @returns the folio; -EAGAIN; -ENOMEM */
+export function* swapinFileSlot(k: Kernel, slot: number, named: () => boolean): Path<number> {
+  if (swapCachePage(k, slot) < 0) {
+    const fresh = yield* readSlot(k, slot, named);
+    if (fresh !== -EAGAIN || swapCachePage(k, slot) < 0) return fresh;
+  }
+  const folio = folioOf(k, swapCachePage(k, slot));
+  folioGet(k, folio);
+  if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
+  return stillCached(k, slot, folio);
+}
+
+/** A folio whose lock was waited for: is it the slot's still? If not, lock and reference go. */
+const stillCached = (k: Kernel, slot: number, folio: number): number => {
   const page = swapCachePage(k, slot);
   if (page >= 0 && folioOf(k, page) === folio) return folio;
   folioUnlockFreeSwap(k, folio);
   folioPut(k, folio);
   return -EAGAIN;
-}
+};
 
 /**
  * Would the reverse map not find `page` if it was mapped at `hva`? A merged page that was swapped out

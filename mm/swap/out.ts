@@ -4,8 +4,9 @@
  * Isolate and lock it; give it slots, and with them a place in the swap cache; let every entry name
  * its slot; write the bytes; and if nobody but the cache holds a reference, let it go. A folio that
  * somebody reaches by number stays where it is: pinned ones keep their entries, of others the bytes
- * stay in the swap cache, and faults map them again. A large folio goes as a whole, or is split
- * before, where no run of slots is long enough or some of its pages are not mapped any more.
+ * stay in the swap cache, and faults map them again. A large anonymous folio goes as a whole, or is
+ * split before, where no run of slots is long enough or some of its pages are not mapped any more;
+ * pages of shmem (shmem.ts) go one by one.
  *
  * Nothing is swapped out but on request: there is no memory pressure, and how recently a page was
  * used is not asked.
@@ -20,6 +21,7 @@ import {
   folioPut,
   folioRefCount,
   folioSetFlags,
+  folioTestAnon,
   folioTestDirty,
   folioTryGet,
   folioTrylock,
@@ -27,12 +29,12 @@ import {
 import { folioEntireMapcount, folioTestLarge } from '../folio/large.ts';
 import { folioMaybeDmaPinned } from '../folio/pin.ts';
 import {
-  PG_ANON,
   PG_DIRTY,
   PG_HUGETLB,
   PG_HWPOISON,
   PG_ISOLATED,
   PG_LRU,
+  PG_SWAPBACKED,
   PG_TAIL,
   PG_UNEVICTABLE,
 } from '../frames/table.ts';
@@ -47,25 +49,27 @@ import {
   pageSwapSlot,
   swapCacheDelete,
 } from './cache.ts';
+import { shmemToSwap } from './shmem.ts';
 import { swapFull, swapWritePage } from './slots.ts';
 import { tryToUnmap } from './unmap.ts';
 
 /**
- * Swaps an anonymous folio out. The caller needs no reference.
+ * Swaps a folio out, anonymous or of shmem. The caller needs no reference.
  * @param folio a page number: any, also one that is not in use
  * @returns 0: it is free; -EBUSY: pinned, or isolated by somebody else; -EAGAIN: referenced, mapped
- *   where it is locked in memory, or locked: it stays; -ENOMEM: no slots; -EINVAL: not anonymous
+ *   where it is locked in memory, or locked: it stays; -ENOMEM: no slots; -EINVAL: neither anonymous
+ *   nor of shmem
  */
 export function* reclaimFolio(k: Kernel, folio: number): Path<number> {
   const isolated = isolateForReclaim(k, folio);
   return isolated === 0 ? yield* reclaimIsolated(k, folio) : isolated;
 }
 
-/** Takes an anonymous folio off its LRU list, with a reference. @returns 0, -EINVAL, -EBUSY, -EAGAIN */
+/** Takes a folio that can be swapped off its LRU list, with a reference. @returns 0, -EINVAL, -EBUSY, -EAGAIN */
 export const isolateForReclaim = (k: Kernel, folio: number): number => {
   if (folio < 0 || folio >= k.state.frames.nrPages) return -EINVAL;
   const flags = readOnce(k.state.frames.flags, folio);
-  if ((flags & PG_ANON) === 0 || (flags & (PG_TAIL | PG_HUGETLB)) !== 0) return -EINVAL;
+  if ((flags & (PG_SWAPBACKED | PG_TAIL | PG_HUGETLB)) !== PG_SWAPBACKED) return -EINVAL;
   if ((flags & PG_ISOLATED) !== 0) return -EBUSY;
   if ((flags & (PG_LRU | PG_UNEVICTABLE | PG_HWPOISON)) !== PG_LRU) return -EAGAIN;
   if (!folioTryGet(k, folio)) return -EINVAL;
@@ -79,7 +83,12 @@ export function* reclaimIsolated(k: Kernel, folio: number): Path<number> {
   const rest: number[] = [];
   let error = -EAGAIN;
   if (folioTrylock(k, folio)) {
-    error = folioTestSwapcache(k, folio) ? 0 : yield* addToSwap(k, folio, rest);
+    if (folioTestSwapcache(k, folio)) error = 0;
+    else if (folioTestAnon(k, folio)) error = yield* addToSwap(k, folio, rest);
+    else {
+      error = folioTestLarge(k, folio) ? yield* splitIsolated(k, folio, rest) : 0;
+      if (error === 0) error = yield* shmemToSwap(k, folio);
+    }
     if (error === 0) error = yield* shrinkFolio(k, folio);
     // It stays in memory, and slots are scarce: then it need not keep one.
     if (error !== 0 && swapFull(k)) folioFreeSwap(k, folio);
@@ -105,6 +114,13 @@ function* addToSwap(k: Kernel, folio: number, rest: number[]): Path<number> {
   if (!folioTestLarge(k, folio)) return folioAllocSwap(k, folio);
   if (folioRefCount(k, folio) !== 1 + folioMapcount(k, folio)) return -EAGAIN;
   if (!partiallyMapped(k, folio) && folioAllocSwap(k, folio) === 0) return 0;
+  const error = yield* splitIsolated(k, folio, rest);
+  if (error !== 0) return error;
+  return folioMapcount(k, folio) > 0 ? folioAllocSwap(k, folio) : 0;
+}
+
+/** Splits the locked folio, and isolates its other pages into `rest`. @returns 0 or -errno */
+function* splitIsolated(k: Kernel, folio: number, rest: number[]): Path<number> {
   const { mapping, index } = k.state.frames;
   const id = readOnce(mapping, folio);
   const first = readOnce(index, folio);
@@ -117,7 +133,7 @@ function* addToSwap(k: Kernel, folio: number, rest: number[]): Path<number> {
     if (readOnce(mapping, page) !== id || readOnce(index, page) !== ((first + i) | 0)) continue;
     if (isolateForReclaim(k, page) === 0) rest.push(page);
   }
-  return folioMapcount(k, folio) > 0 ? folioAllocSwap(k, folio) : 0;
+  return 0;
 }
 
 /** Are there pages of a large folio that no entry maps? Compare folio_test_partially_mapped(). */

@@ -2,7 +2,7 @@
  * MADV_PAGEOUT: a process asks for a range of its memory to be swapped out.
  * Compare mm/madvise.c:madvise_cold_or_pageout_pte_range().
  *
- * Pages that other mappings share are left alone. A large folio that lies in the range as a whole goes
+ * Anonymous pages and those of shmem; what other mappings share is left alone. A large folio that lies in the range as a whole goes
  * as a whole; of one that sticks out the pages that are meant go by themselves, after a split.
  */
 import { PAGE_SIZE } from '#emu';
@@ -13,7 +13,6 @@ import {
   folioNrPages,
   folioOf,
   folioPut,
-  folioTestAnon,
   folioTrylock,
 } from '../folio/folio.ts';
 import type { Path } from '../path.ts';
@@ -27,8 +26,8 @@ import { folioUnlockFreeSwap } from './cache.ts';
 import { isolateForReclaim, reclaimIsolated } from './out.ts';
 
 /**
- * Swaps out what [start, end) of a VMA has of anonymous pages, as far as that is possible: what is
- * pinned, shared or held stays. The caller holds mmap_lock.
+ * Swaps out what [start, end) of a VMA maps, as far as that is possible: what is pinned, shared or
+ * held stays. The caller holds mmap_lock.
  * @param vma not VM_LOCKED, VM_HUGETLB or VM_PFNMAP
  */
 export function* pageoutRange(k: Kernel, vma: Vma, start: number, end: number): Path<void> {
@@ -65,11 +64,11 @@ function* isolateTable(
     const word = walkPte(k, mm, at, false);
     if (word <= 0) return;
     const page = mappedPage(k, word);
-    const folio = page >= 0 ? folioOf(k, page) : -1;
-    if (folio < 0 || !folioTestAnon(k, folio)) {
+    if (page < 0) {
       at += PAGE_SIZE;
       continue;
     }
+    const folio = folioOf(k, page);
     const nr = folioNrPages(k, folio);
     const run = mappedRun(k, word, page, Math.min((to - at) / PAGE_SIZE, folio + nr - page));
     if (run < nr) {

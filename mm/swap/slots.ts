@@ -85,10 +85,15 @@ export const swapWritePage = (k: Kernel, slot: number, page: number): void => {
   countStat(k, 'pswpout');
 };
 
-/** Slot -> page. Compare swap_read_folio(). @throws Error when nothing was ever written there */
-export const swapReadPage = (k: Kernel, slot: number, page: number): void => {
+/** What the device has in a slot. @throws Error when nothing was ever written there */
+export const swapBytes = (k: Kernel, slot: number): Uint8Array => {
   const bytes = k.state.swap.data.get(slot);
   if (bytes === undefined) throw new Error(`swap slot ${slot} read, and was never written`);
-  k.memory.setBytes(k.memory.pageOffset(page), bytes);
+  return bytes;
+};
+
+/** Slot -> page. Compare swap_read_folio(). @throws Error when nothing was ever written there */
+export const swapReadPage = (k: Kernel, slot: number, page: number): void => {
+  k.memory.setBytes(k.memory.pageOffset(page), swapBytes(k, slot));
   countStat(k, 'pswpin');
 };

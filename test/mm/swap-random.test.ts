@@ -11,7 +11,7 @@ import { ARENA, ARENA_PAGES, PlainProcess } from './plain-process.ts';
 import { RandomDriver } from './random-driver.ts';
 import { createProcess, createWorld as createMachine, exit, RW } from './support.ts';
 
-const STEPS = 16_000;
+const STEPS = 8000;
 const SLOTS = 200;
 
 describe('random interleavings with swapping out and merging', () => {
@@ -41,8 +41,8 @@ describe('random interleavings with swapping out and merging', () => {
       expect(freeOf(k)).toBe(free);
       expect(k.state.swap.nrFree).toBe(nrSlots);
       expect(k.state.ksm.nodes).toEqual([]);
-      if (also.swap) expect(driver.counts.get('reclaimed')).toBeGreaterThan(100);
-      if (also.ksm) expect(driver.counts.get('merged')).toBeGreaterThan(20);
+      if (also.swap) expect(driver.counts.get('reclaimed')).toBeGreaterThan(50);
+      if (also.ksm) expect(driver.counts.get('merged')).toBeGreaterThan(10);
     });
 });
 
@@ -70,7 +70,7 @@ describe('processes whose loads and stores go through TLBs, against plain arrays
       for (const process of processes) drive(process.map(0, ARENA_PAGES, RW, false, null, 0));
       let reclaimed = 0;
       let merged = 0;
-      for (let step = 0; step < 3000; step++) {
+      for (let step = 0; step < 2000; step++) {
         const process = random.pick(processes);
         const { p } = process;
         const what = random.below(100);
@@ -91,6 +91,6 @@ describe('processes whose loads and stores go through TLBs, against plain arrays
       expect(checkKernel(k, { quiescent: true })).toEqual([]);
       for (const { p } of processes) exit(p);
       expect([nrFreePages(k), k.state.swap.nrFree]).toEqual([w.freeAtStart, 4000]);
-      expect([reclaimed > 300, merged > 100]).toEqual([true, true]);
+      expect([reclaimed > 200, merged > 50]).toEqual([true, true]);
     });
 });

@@ -11,7 +11,6 @@ import {
   folioUnlock,
   pageAnonExclusive,
 } from '../../mm/folio/folio.ts';
-import { shmemCreate } from '../../mm/fs/shmem.ts';
 import { pinUserPagesFast } from '../../mm/gup/fast.ts';
 import { FOLL_LONGTERM, FOLL_WRITE } from '../../mm/gup/flags.ts';
 import { accessRemoteVm } from '../../mm/gup/remote.ts';
@@ -36,7 +35,6 @@ import {
   freeOf,
   load,
   mapAnon,
-  mapFile,
   pageAt,
   pinsLive,
   store,
@@ -388,14 +386,24 @@ describe('what refuses', () => {
     expect(violations(other)).toEqual([]);
   });
 
-  it('locked by somebody: -EAGAIN; pages of files: -EINVAL', () => {
+  it('locked by somebody: -EAGAIN', () => {
     const page = pageAt(k, mm, written(1));
     folioTrylock(k, page);
     expect(reclaim(page)).toBe(-EAGAIN);
     folioUnlock(k, page);
-    const file = mapFile(k, mm, shmemCreate(k, 1));
-    store(k, mm, file, 1);
-    expect(swapOut(file)).toBe(-EINVAL);
+    expect(reclaim(page)).toBe(0);
+  });
+
+  it('slots are scarce: one that only the cache names is free, though the page is mapped', () => {
+    const hva = mapAnon(k, mm, SLOTS);
+    for (let i = 0; i < SLOTS; i++) store(k, mm, hva + i * PAGE_SIZE, i);
+    swapOut(hva);
+    const child = forkOf(mm);
+    load(k, child, hva);
+    for (let i = 1; i < SLOTS - 8; i++) swapOut(hva + i * PAGE_SIZE);
+    const used = usedSlots();
+    drive(madvise(k, mm, hva, PAGE_SIZE, MADV_DONTNEED));
+    expect([usedSlots(), folioTestSwapcache(k, pageAt(k, child, hva))]).toEqual([used - 1, false]);
     expect(violations(k)).toEqual([]);
   });
 
