@@ -86,7 +86,12 @@ describe('a hinting fault', () => {
     store(k, mm, hva, 1);
     drive(mprotect(k, mm, hva, PAGE_SIZE, PROT_NONE));
     expect(load(k, mm, hva)).toBe(-EFAULT);
+    // Nor for a debugger, whose write has to break COW here.
+    const child = drive(fork(k, mm));
+    expect(get(hva, FOLL_WRITE | FOLL_FORCE)).toBe(1);
     expect(k.state.stat.numa_hint_faults).toBe(0);
+    if (typeof child !== 'number') drive(mmExit(k, child));
+    expect(violations(k)).toEqual([]);
   });
 });
 

@@ -77,7 +77,17 @@ describe('copying between processes', () => {
     const hva = mapFile(k, other, shmemCreate(k, 1));
     load(k, other, hva);
     const page = pageAt(k, other, hva);
-    expect(writev([[mine + PAGE_SIZE - 8, 16]], [[hva + 50, 16]])).toBe(16);
+    const writing = processVmWritev(
+      k,
+      own,
+      iov([[mine + PAGE_SIZE - 8, 16]]),
+      other,
+      iov([[hva + 50, 16]]),
+    );
+    stepTo(k, writing, YP_GUP_LOOKED_UP);
+    // Writeback in between: what marked it dirty at the pin is forgotten.
+    k.state.frames.flags[page]! &= ~PG_DIRTY;
+    expect(finish(writing)).toBe(16);
     expect(bytes(other, hva + 50, 16)).toEqual(Array.from({ length: 16 }, (_, i) => 100 + i));
     expect(k.state.frames.flags[page]! & PG_DIRTY).not.toBe(0);
     expect(pinsLive(k)).toBe(0);

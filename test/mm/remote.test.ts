@@ -5,6 +5,7 @@ import { folioWriteProtect } from '../../mm/cache/write-protect.ts';
 import { EIO } from '../../mm/errno.ts';
 import { folioMaybeDmaPinned } from '../../mm/folio/pin.ts';
 import { PG_DIRTY, PG_LOCKED } from '../../mm/frames/table.ts';
+import { secretmemCreate } from '../../mm/fs/secretmem.ts';
 import { shmemCreate } from '../../mm/fs/shmem.ts';
 import { FOLL_FORCE, FOLL_WRITE } from '../../mm/gup/flags.ts';
 import { procMemRead, procMemWrite, ptracePeek, ptracePoke } from '../../mm/gup/proc-mem.ts';
@@ -155,6 +156,14 @@ describe('access_remote_vm — 1.12', () => {
     vma.flags |= VM_IO;
     expect(read(hva, 1)).toEqual([0]);
     expect(write(hva, 1)).toBe(0);
+  });
+
+  it('secretmem is not reached, though its entry is there', () => {
+    const hva = mapFile(k, mm, secretmemCreate(k, 1));
+    store(k, mm, hva, 77);
+    expect(read(hva, 1)).toEqual([]);
+    expect(write(hva, 1)).toBe(0);
+    expect(load(k, mm, hva)).toBe(77);
   });
 });
 
