@@ -22,6 +22,7 @@ import { getUserPagesFast, pinUserPagesFast } from '../../../mm/gup/fast.ts';
 import { FOLL_LONGTERM, FOLL_WRITE } from '../../../mm/gup/flags.ts';
 import * as slow from '../../../mm/gup/slow.ts';
 import { unpinUserPagesDirtyLock } from '../../../mm/gup/unpin.ts';
+import { noteRelease } from '../../../mm/provenance/provenance.ts';
 import type { RandomDriver } from './driver.ts';
 import type { History } from './history.ts';
 import { brokenWith, type Held, type Region, WORD, type Word, wordHva } from './model.ts';
@@ -158,6 +159,7 @@ export const dropHeld = (driver: RandomDriver, i: number): void => {
     ioUringUnregisterBuffer(k, held.buffer);
     driver.count('unregister');
   } else if (held.kind === 'get') {
+    noteRelease(k, 'get', held.pages, held.n);
     for (let j = 0; j < held.n; j++) folioPut(k, folioOf(k, held.pages[j]!));
     driver.count('put');
   } else {

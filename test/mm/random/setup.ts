@@ -1,5 +1,12 @@
 /** The hosts that the random driver plays on: every kind of memory switched on, in little RAM. */
-import { hugetlbFileSetup, hugetlbSetPool, type PolicyName, shmemCreate, swapon } from '#mm';
+import {
+  hugetlbFileSetup,
+  hugetlbSetPool,
+  type PolicyName,
+  provenanceStart,
+  shmemCreate,
+  swapon,
+} from '#mm';
 import { RandomDriver } from './driver.ts';
 import { History } from './history.ts';
 
@@ -12,6 +19,8 @@ export interface RandomRun {
   policy?: PolicyName;
   /** 24 MiB at least, for the pool; less, and there are no huge pages at all, little swap, and much -ENOMEM. */
   ramBytes?: number;
+  /** Every reference and pin is to have a record of who has it. */
+  provenance?: boolean;
 }
 
 /** A driver with 16 KiB, 64 KiB and 2 MiB folios, swap, a hugetlb pool, and three files. */
@@ -19,6 +28,7 @@ export const createRandomDriver = ({
   seed,
   policy = 'target',
   ramBytes = 32 << 20,
+  provenance = false,
 }: RandomRun): RandomDriver => {
   const tiny = ramBytes < 24 << 20;
   const driver = new RandomDriver({
@@ -26,6 +36,7 @@ export const createRandomDriver = ({
     policy,
     ramBytes,
     prepare: (k) => {
+      if (provenance) provenanceStart(k);
       if (tiny) {
         swapon(k, 40);
         return;
