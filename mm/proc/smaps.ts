@@ -7,14 +7,8 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { folioOf, folioRefCount, folioTestFlags, pageMapcount } from '../folio/folio.ts';
-import {
-  PG_ANON,
-  PG_DIRTY,
-  PG_KSM,
-  PG_REFERENCED,
-  PG_SWAPBACKED,
-} from '../frames/table.ts';
-import { pteDirty, pteLeaf, ptePresent, pteYoung, vmNormalPage } from '../pgtable/pte.ts';
+import { PG_ANON, PG_DIRTY, PG_KSM, PG_REFERENCED, PG_SWAPBACKED } from '../frames/table.ts';
+import { pteDirty, pteLeaf, pteNone, ptePresent, pteYoung, vmNormalPage } from '../pgtable/pte.ts';
 import {
   isHwpoisonEntry,
   isMigrationEntry,
@@ -22,12 +16,12 @@ import {
   migrationEntryPage,
   swapEntrySlot,
 } from '../pgtable/swapops.ts';
-import { levelPages } from '../pgtable/walk.ts';
+import { levelPages, ptepGet, walkPte } from '../pgtable/walk.ts';
 import { swapCachePage } from '../swap/cache.ts';
 import { swapCount } from '../swap/slots.ts';
 import { THP_ORDERS_ALL_ANON, thpAllowableOrders } from '../thp/orders.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
-import { VM_HUGETLB, VM_LOCKED } from '../vma/flags.ts';
+import { VM_HUGETLB, VM_LOCKED, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
 import { kibLine, mapsLine } from './format.ts';
 import { createSharing, visitVmaEntries } from './walk.ts';
 
@@ -84,7 +78,26 @@ export const procSmaps = (k: Kernel, mm: MmStruct): string => {
       countPresent(k, stats, vma, entry, level);
     else countNonpresent(k, stats, vma, entry);
   });
+  for (const [vma, stats] of all) stats.swap += shmemSwapped(k, vma);
   return [...all].map(([vma, stats]) => smapsOf(k, vma, stats)).join('');
+};
+
+/**
+ * Bytes of a file's pages that are swapped out and that the VMA would find there: all, or in a private
+ * mapping that may have copies those that it has no entry for. Compare smap_gather_stats().
+ */
+const shmemSwapped = (k: Kernel, vma: Vma): number => {
+  const { mapping, start, end, pgoff, flags } = vma;
+  if (mapping === null || mapping.swapped.size === 0) return 0;
+  const copies = (flags & (VM_SHARED | VM_WRITE)) === VM_WRITE;
+  let bytes = 0;
+  for (const at of mapping.swapped.keys()) {
+    const hva = start + (at - pgoff) * PAGE_SIZE;
+    if (hva < start || hva >= end) continue;
+    const word = copies ? walkPte(k, vma.mm, hva, false) : 0;
+    if (word <= 0 || pteNone(ptepGet(k, word))) bytes += PAGE_SIZE;
+  }
+  return bytes;
 };
 
 const countHugetlb = (

@@ -235,6 +235,20 @@ describe('/proc/PID/smaps — fs/proc/task_mmu.c:show_smap()', () => {
     expect(blockAt(hva, child.mm)).toMatchObject({ Swap: 12, SwapPss: 6 });
   });
 
+  it("a file's swapped pages are in Swap, of a private mapping those that it would find there", () => {
+    swapon(k, 64);
+    const hva = mapShared(4);
+    touch(hva, 4);
+    const mapping = p.mm.vmas[0]!.mapping!;
+    const request = { lenBytes: 4 * PAGE_SIZE, prot: RW, flags: MAP_PRIVATE, mapping, pgoff: 0 };
+    const own = drive(mmap(k, p.mm, request));
+    p.store32(own, 9);
+    drive(madvise(k, p.mm, hva, 3 * PAGE_SIZE, MADV_PAGEOUT));
+    expect(mapping.swapped.size).toBe(3);
+    expect(blockAt(hva)).toMatchObject({ Rss: 4, Swap: 12, SwapPss: 0 });
+    expect(blockAt(own)).toMatchObject({ Rss: 4, Swap: 8 });
+  });
+
   it('a huge folio by one entry is in AnonHugePages, and stays resident when that is split', () => {
     k.state.thp.always = 1 << 9;
     const hva = mapAnon(p, 1024, RW, 0x4000_0000);
