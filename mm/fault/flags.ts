@@ -27,5 +27,5 @@ export const FAULT_FLAG_DEFAULT =
  */
 /** It had to wait: to be tried again, with FAULT_FLAG_TRIED. */
 export const VM_FAULT_RETRY = 0x400;
-/** It is done. */
+/** It is done: nothing is left to be tried again. */
 export const VM_FAULT_COMPLETED = 0x4000;

@@ -6,7 +6,7 @@
  */
 import { EFAULT, EOPNOTSUPP } from '../errno.ts';
 import { vmaIsSecretmem } from '../fs/secretmem.ts';
-import type { Vma } from '../types.ts';
+import type { AddressSpace, Vma } from '../types.ts';
 import {
   isCowMapping,
   VM_HUGETLB,
@@ -29,18 +29,28 @@ import {
 /** Memory that has page structs to count. Compare vma_can_gup(). */
 export const vmaCanGup = (vma: Vma): boolean => (vma.flags & (VM_IO | VM_PFNMAP)) === 0;
 
-/**
- * Files whose pages are blocks of persistent memory, which a pin without time limit would keep from
- * being truncated. There is no such file system yet.
- */
-const vmaIsFsdax = (_vma: Vma): boolean => false;
+/** What GUP has to know of a kind of file. */
+interface FileRules {
+  /** Its pages are blocks of persistent memory, which a pin without time limit would keep from being truncated. */
+  fsdax: boolean;
+  /**
+   * It is written back, and the file system wants to know of the first write to each page of a shared
+   * writable mapping. Compare vma_needs_dirty_tracking().
+   */
+  tracksDirty: boolean;
+}
 
-/**
- * Shared writable mappings of files that are written back: the file system wants to know of the
- * first write to each page. shmem, hugetlbfs and secretmem are not. Compare
- * vma_needs_dirty_tracking().
- */
-const vmaNeedsDirtyTracking = (_vma: Vma): boolean => false;
+const FILE_RULES: Record<AddressSpace['kind'], FileRules> = {
+  shmem: { fsdax: false, tracksDirty: false },
+  hugetlbfs: { fsdax: false, tracksDirty: false },
+  secretmem: { fsdax: false, tracksDirty: false },
+};
+
+const vmaIsFsdax = ({ mapping }: Vma): boolean =>
+  mapping !== null && FILE_RULES[mapping.kind].fsdax;
+
+const vmaNeedsDirtyTracking = ({ mapping }: Vma): boolean =>
+  mapping !== null && FILE_RULES[mapping.kind].tracksDirty;
 
 /** A write through a pin without time limit would come long after writeback. */
 const writableFileMappingAllowed = (vma: Vma, flags: number): boolean => {
@@ -52,7 +62,7 @@ const writableFileMappingAllowed = (vma: Vma, flags: number): boolean => {
 const checkAccess = (vma: Vma, flags: number): number => {
   const force = (flags & FOLL_FORCE) !== 0;
   if ((flags & FOLL_WRITE) !== 0) {
-    if (!vmaIsAnonymous(vma) && !writableFileMappingAllowed(vma, flags)) return -EFAULT;
+    if (!writableFileMappingAllowed(vma, flags)) return -EFAULT;
     if ((vma.flags & VM_WRITE) !== 0) return 0;
     return force && isCowMapping(vma.flags) ? 0 : -EFAULT;
   }
