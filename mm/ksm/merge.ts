@@ -52,7 +52,7 @@ import {
   pageVmaMapped,
   rmapPlaces,
 } from '../rmap/rmap.ts';
-import { folioFreeSwap, folioTestSwapcache, folioUnlockFreeSwap } from '../swap/cache.ts';
+import { folioTestSwapcache, folioUnlockFreeSwap } from '../swap/cache.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
 import { ksmNodeAppend, ksmNodeCreate, ksmNodeOf } from './node.ts';
 import type { KsmItem } from './state.ts';
@@ -154,8 +154,6 @@ const becomeMerged = (k: Kernel, page: number): void => {
       items.push({ anonVma, hva });
   ksmNodeCreate(k, page, items);
   folioMarkAccessed(k, page);
-  // Its bytes must be written before reclaim may drop it.
-  folioMarkDirty(k, page);
 };
 
 /** @param pte the entry as write protection left it. @returns 0, or -EFAULT: it has changed since */
@@ -182,7 +180,6 @@ const replacePage = (
     flushTlbPage(k, vma.mm, hva);
     setPteAt(k, word, entry);
     folioRemoveRmap(k, page);
-    if (folioMapcount(k, page) === 0) folioFreeSwap(k, page);
     folioPut(k, page);
     return 0;
   });

@@ -56,6 +56,7 @@ import {
   store,
   violations,
 } from './gup-world.ts';
+import { createProcess, createWorld as createMachine, mapAnon as mapAnonOf } from './support.ts';
 
 const SLOTS = 32;
 let k: Kernel;
@@ -125,6 +126,12 @@ describe('a scan', () => {
     expect(scan()).toBe(1);
     expect(pageAt(k, mm, more)).toBe(pageAt(k, mm, mine));
     quiet();
+  });
+
+  it('a page that a fork shares is no merged page for that', () => {
+    const hva = mergeable([7]);
+    forkOf(mm);
+    expect([scan(null), isKsm(mm, hva)]).toEqual([0, false]);
   });
 
   it('a page that a fork shares can be merged: every process that maps it is found', () => {
@@ -224,7 +231,9 @@ describe('merging and GUP — 1.5', () => {
       const page = pageAt(k, mm, hva + pinned * PAGE_SIZE);
       expect(scan()).toBe(0);
       expect([pageAt(k, mm, hva + pinned * PAGE_SIZE), pages[0]]).toEqual([page, page]);
-      expect([pageAnonExclusive(k, page), isKsm(mm, hva)]).toEqual([true, false]);
+      expect(pageAnonExclusive(k, page)).toBe(true);
+      // The other one, though it was made a merged page for it, is the process's own again.
+      expect([0, 1].map((i) => isKsm(mm, hva + i * PAGE_SIZE))).toEqual([false, false]);
       quiet();
       unpinUserPage(k, page);
       expect(scan()).toBe(1);
@@ -299,6 +308,21 @@ describe('races — the entry is cleared before the references are looked at', (
     quiet();
   });
 
+  it('a store before write protection: the bytes differ, the page stays, and its dirtiness is not lost', () => {
+    const hva = mergeable([7, 7, 7]);
+    drive(reclaimFolio(k, pageAt(k, mm, hva + 2 * PAGE_SIZE)));
+    expect(scan()).toBe(1);
+    // In the swap cache, clean, exclusive: the store sets D and nothing else.
+    load(k, mm, hva + 2 * PAGE_SIZE);
+    const scanning = ksmScan(k, mm);
+    stepTo(k, scanning, YP_NOTIFIER_START);
+    store(k, mm, hva + 2 * PAGE_SIZE, 9);
+    expect([finish(scanning), isKsm(mm, hva + 2 * PAGE_SIZE)]).toEqual([0, false]);
+    expect(drive(reclaimFolio(k, pageAt(k, mm, hva + 2 * PAGE_SIZE)))).toBe(0);
+    expect(load(k, mm, hva + 2 * PAGE_SIZE)).toBe(9);
+    quiet();
+  });
+
   it('MADV_DONTNEED and exit of another process meanwhile', () => {
     const hva = mergeable([7, 7]);
     const other = forkOf(mm);
@@ -310,6 +334,19 @@ describe('races — the entry is cleared before the references are looked at', (
     expect(load(k, mm, hva)).toBe(0);
     expect(k.state.ksm.nodes).toEqual([]);
     quiet();
+  });
+});
+
+describe('TLBs', () => {
+  it('forget that a page could be written to before it is a merged one', () => {
+    const w = createMachine();
+    const p = createProcess(w);
+    const hva = mapAnonOf(p, 2);
+    for (const i of [0, 1]) p.store32(hva + i * PAGE_SIZE, 7);
+    drive(madvise(w.k, p.mm, hva, 2 * PAGE_SIZE, MADV_MERGEABLE));
+    expect(drive(ksmScan(w.k, p.mm))).toBe(1);
+    for (const i of [0, 1]) p.store32(hva + i * PAGE_SIZE, 20 + i);
+    expect([p.load32(hva), p.load32(hva + PAGE_SIZE)]).toEqual([20, 21]);
   });
 });
 
@@ -360,6 +397,17 @@ describe('merged pages and swap', () => {
     quiet();
     store(k, mm, hva, 1);
     expect(load(k, mm, hva + PAGE_SIZE)).toBe(7);
+    quiet();
+  });
+
+  it('processes that have nothing in common get pages of their own, at the same address too', () => {
+    const other = mmCreate(k);
+    const hva = mergeable([7]);
+    expect(mergeable([7], other)).toBe(hva);
+    expect(scan(null)).toBe(1);
+    expect(drive(reclaimFolio(k, pageAt(k, mm, hva)))).toBe(0);
+    expect([load(k, mm, hva), load(k, other, hva)]).toEqual([7, 7]);
+    expect(pageAt(k, mm, hva)).not.toBe(pageAt(k, other, hva));
     quiet();
   });
 

@@ -2,7 +2,13 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
 import { EAGAIN, EBUSY } from '../../mm/errno.ts';
-import { folioRefCount, pageAnonExclusive } from '../../mm/folio/folio.ts';
+import {
+  folioGet,
+  folioMarkDirty,
+  folioPut,
+  folioRefCount,
+  pageAnonExclusive,
+} from '../../mm/folio/folio.ts';
 import { getUserPagesFastOnly, pinUserPagesFast } from '../../mm/gup/fast.ts';
 import { FOLL_WRITE } from '../../mm/gup/flags.ts';
 import { unpinUserPage } from '../../mm/gup/unpin.ts';
@@ -154,6 +160,18 @@ describe('a fault while the page is on its way out', () => {
     // Its reference to the locked folio kept it from going: nothing had to be read.
     expect(finish(storing)).toBe(0);
     expect([k.state.stat.pswpin, pageAt(k, mm, hva)]).toEqual([0, page]);
+    expect(violations(k)).toEqual([]);
+  });
+
+  it('somebody who reaches the page by number writes after it was written out: it is dirty, and stays', () => {
+    const reclaiming = reclaimPath();
+    stepTo(k, reclaiming, YP_SWAP_UNMAPPED);
+    folioGet(k, page);
+    stepTo(k, reclaiming, YP_SWAP_WRITTEN);
+    k.memory.u8[k.memory.pageOffset(page)] = 43;
+    folioMarkDirty(k, page);
+    folioPut(k, page);
+    expect([finish(reclaiming), load(k, mm, hva)]).toEqual([-EAGAIN, 43]);
     expect(violations(k)).toEqual([]);
   });
 
