@@ -164,6 +164,19 @@ describe('MADV_PAGEOUT', () => {
     expect([swapped(thp), pmdAt(thp.p, thp.hva) !== 0]).toEqual([0, true]);
   });
 
+  it('folios of 64 KiB that another process maps too are not even split', () => {
+    const w = thpWorld(1 << 4);
+    const { k } = w;
+    swapon(k, SLOTS);
+    const p = createProcess(w);
+    const hva = mapAt(p, 16);
+    fill(p, hva, 16, FILLED);
+    const folio = pageAt(p, hva);
+    forked(w, p);
+    expect(pageout({ w, k, p, hva, folio }, 2, 4)).toBe(0);
+    expect([folioOrder(k, folio), pageAt(p, hva + 2 * PAGE_SIZE)]).toEqual([4, folio + 2]);
+  });
+
   it('folios of 64 KiB: whole where the range holds them, split at its ends', () => {
     const w = thpWorld(1 << 4);
     const { k } = w;
