@@ -56,6 +56,7 @@ const vmstatOf = (k: Kernel): Record<string, number> => {
     pswpout: stat.pswpout,
     pgfree: stat.pgfree,
     pgfault: stat.pgfault,
+    numa_hint_faults: stat.numa_hint_faults,
     pgmigrate_success: stat.pgmigrate_success,
     pgmigrate_fail: stat.pgmigrate_fail,
     thp_fault_alloc: stat.thp_fault_alloc,

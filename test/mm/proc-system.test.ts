@@ -210,6 +210,7 @@ const VMSTAT_ORDER = [
   'pgdeactivate',
   'pgfault',
   'pgmajfault',
+  'numa_hint_faults',
   'pgmigrate_success',
   'pgmigrate_fail',
   'thp_fault_alloc',
