@@ -13,6 +13,7 @@ import {
   folioMapcount,
   folioMarkDirty,
   folioPut,
+  folioTestAnon,
   folioTryGet,
   folioTrylock,
 } from '../folio/folio.ts';
@@ -78,7 +79,6 @@ export function* folioWriteProtect(k: Kernel, folio: number): Path<number> {
   for (let place = nextPlace(k, folio, seen); place !== null; place = nextPlace(k, folio, seen)) {
     seen.push(place);
     const { vma, hva, nr } = place;
-    if ((vma.flags & VM_SHARED) === 0) continue;
     if (folioMapcount(k, folio) === 0) break;
     const range = mmHasNotifiers(vma.mm)
       ? notifierRange(vma.mm, hva, hva + nr * PAGE_SIZE, MMU_NOTIFY_PROTECTION_PAGE)
@@ -104,11 +104,13 @@ export function* folioWriteProtect(k: Kernel, folio: number): Path<number> {
   return changed;
 }
 
-/** The first place that the walk has not been to; null at the end. */
-const nextPlace = (k: Kernel, folio: number, seen: readonly RmapPlace[]): RmapPlace | null =>
-  rmapPlaces(k, folio).find(
-    ({ vma, hva }) => !seen.some((place) => place.vma === vma && place.hva === hva),
-  ) ?? null;
+/** The first shared mapping that the walk has not been to; null at the end, and for anonymous memory. */
+const nextPlace = (k: Kernel, folio: number, seen: readonly RmapPlace[]): RmapPlace | null => {
+  if (folioTestAnon(k, folio)) return null;
+  const fresh = ({ vma, hva }: RmapPlace): boolean =>
+    (vma.flags & VM_SHARED) !== 0 && !seen.some((place) => place.vma === vma && place.hva === hva);
+  return rmapPlaces(k, folio).find(fresh) ?? null;
+};
 
 /** Every entry of one VMA, a huge one or those of single pages. @returns what those were that changed */
 const mkcleanPlace = (k: Kernel, folio: number, { vma, page, nr, hva }: RmapPlace): number[] => {
