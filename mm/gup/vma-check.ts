@@ -44,6 +44,7 @@ const FILE_RULES: Record<AddressSpace['kind'], FileRules> = {
   shmem: { fsdax: false, tracksDirty: false },
   hugetlbfs: { fsdax: false, tracksDirty: false },
   secretmem: { fsdax: false, tracksDirty: false },
+  device: { fsdax: false, tracksDirty: false },
 };
 
 const vmaIsFsdax = ({ mapping }: Vma): boolean =>

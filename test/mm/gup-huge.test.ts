@@ -29,9 +29,9 @@ import { collapseHugePage } from '../../mm/thp/collapse.ts';
 import { splitHugePmd } from '../../mm/thp/split-pmd.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from '../../mm/thp/state.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
-import { MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ } from '../../mm/vma/flags.ts';
+import { MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ } from '../../mm/vma/flags.ts';
 import { fork } from '../../mm/vma/fork.ts';
-import { mmapRead } from '../../mm/vma/lock.ts';
+import { mmapRead, mmapWriteTrylock, mmapWriteUnlock } from '../../mm/vma/lock.ts';
 import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { mmap } from '../../mm/vma/mmap.ts';
@@ -202,7 +202,7 @@ describe('slow GUP on entries of 2 MiB — 1.2', () => {
         hva: 0x5000_0000,
         lenBytes: HPAGE_PMD_SIZE,
         prot: RW,
-        flags: 1,
+        flags: MAP_SHARED,
         mapping: file,
         pgoff: 0,
       }),
@@ -240,7 +240,7 @@ describe('slow GUP on entries of 2 MiB — 1.2', () => {
         hva: 0x5000_0000,
         lenBytes: HPAGE_PMD_SIZE,
         prot: RW,
-        flags: 1,
+        flags: MAP_SHARED,
         mapping: file,
         pgoff: 0,
       }),
@@ -334,6 +334,40 @@ describe('the huge zero folio — 1.1, 1.3', () => {
     store(k, mm, hva, 3);
     expect(pageAt(k, mm, hva) === pages[0] || headAt(hva) === pages[0]).toBe(true);
     unpinUserPage(k, pages[0]!);
+    expect(violations(k)).toEqual([]);
+  });
+});
+
+describe('GUP-fast on entries of 2 MiB — 1.4', () => {
+  it('needs no mmap_lock, not even for a read-only pin of the middle: the head is exclusive', () => {
+    const hva = mapHuge(1);
+    store(k, mm, hva, 1);
+    drive(mprotect(k, mm, hva, HPAGE_PMD_SIZE, PROT_READ));
+    expect(mmapWriteTrylock(mm)).toBe(true);
+    expect(pinFast(hva + 5 * PAGE_SIZE, 7, FOLL_LONGTERM)).toBe(7);
+    mmapWriteUnlock(mm);
+    expect(taken(7)).toEqual(consecutive(headAt(hva) + 5, 7));
+    unpinUserPages(k, pages, 7);
+  });
+
+  it('a file’s: a long writable pin of shmem is taken as it is', () => {
+    k.state.thp.shmem = true;
+    const file = shmemCreate(k, HPAGE_PMD_NR);
+    const hva = drive(
+      mmap(k, mm, {
+        hva: 0x5000_0000,
+        lenBytes: HPAGE_PMD_SIZE,
+        prot: RW,
+        flags: MAP_SHARED,
+        mapping: file,
+        pgoff: 0,
+      }),
+    );
+    store(k, mm, hva, 1);
+    expect(mmapWriteTrylock(mm)).toBe(true);
+    expect(pinFast(hva + PAGE_SIZE, 2, FOLL_LONGTERM | FOLL_WRITE)).toBe(2);
+    mmapWriteUnlock(mm);
+    unpinUserPages(k, pages, 2);
     expect(violations(k)).toEqual([]);
   });
 });
