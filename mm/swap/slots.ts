@@ -59,8 +59,8 @@ export const swapAllocSlots = (k: Kernel, nr: number): number => {
 };
 
 /**
- * One more names the slot: an entry in fork or in unmapping, or the swap cache when a page is read
- * in. Compare swap_duplicate().
+ * One more names the slot: an entry in fork or in unmapping, a file, or the swap cache when a page is
+ * read in. Compare swap_duplicate().
  * @throws Error when nobody names it yet: it may be somebody else's by now
  */
 export const swapDuplicate = (k: Kernel, slot: number): void => {

@@ -4,7 +4,7 @@
 export interface SwapState {
   /** Slots of the device; 0 = swap is off. */
   nrSlots: number;
-  /** By slot: entries that name it, in any page table, and one more while the swap cache does; 0 = free. */
+  /** By slot: who names it: entries of page tables, a file of shmem, the swap cache; 0 = free. */
   count: Int32Array;
   /** By slot: its bytes. Written by putting another array there, never in place. */
   data: Map<number, Uint8Array>;
