@@ -99,6 +99,7 @@ export const restoreReserveOnError = (k: Kernel, vma: Vma, hva: number, folio: n
 
 /** A VMA was split off another: both go by the same map. Compare hugetlb_vm_op_open(). */
 export const hugetlbVmaOpen = (vma: Vma, from: Vma): void => {
+  setField(vma, 'resvUnmapped', from.resvUnmapped);
   if (from.resv === null) return;
   setField(vma, 'resv', from.resv);
   setField(from.resv, 'users', from.resv.users + 1);
@@ -110,7 +111,8 @@ export const hugetlbVmaOpen = (vma: Vma, from: Vma): void => {
  * fixup_hugetlb_reservations().
  */
 export const hugetlbVmaMoved = (vma: Vma, from: Vma, hva: number, lenBytes: number): void => {
-  setField(vma, 'resvUnmapped', from.resvUnmapped);
+  // The new VMA may have lost a page itself while entries were moved.
+  if (from.resvUnmapped) setField(vma, 'resvUnmapped', true);
   const { resv } = from;
   if (resv === null) return;
   const moved = createResvMap();

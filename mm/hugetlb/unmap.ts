@@ -136,7 +136,8 @@ export function* unmapHugetlbFolio(k: Kernel, vma: Vma, hva: number, folio: numb
     const gather: Unmapped[] = [];
     setField(vma, 'resvUnmapped', true);
     unmapOne(k, vma, hva, word, true, gather);
-    if (k.watched) yield YP_PROTECT;
+    // Flushed at once: who drops the same range meanwhile, mmap_lock being free, would find nothing
+    // to flush, and believe that nothing is left of it. Linux has mm_tlb_flush_nested() for that.
     flushTlbRange(k, mm, hva, end);
     for (const unmapped of gather) putUnmapped(k, vma, unmapped);
   }

@@ -25,14 +25,7 @@ import {
 import { describe, expect, it } from 'vitest';
 import { folioGet, folioPut } from '../../mm/folio/folio.ts';
 import { rng } from '../support/rng.ts';
-import {
-  createProcess,
-  exit,
-  interleave,
-  RW,
-  recordNotifier,
-  stepTo,
-} from './support.ts';
+import { createProcess, exit, interleave, RW, recordNotifier, stepTo } from './support.ts';
 import {
   createHugeWorld,
   folioAt,
@@ -276,6 +269,16 @@ describe('a copy from an empty pool', () => {
     exit(c);
     exit(p);
     expect(poolState(w)).toBe('1/1/0');
+  });
+
+  it('for who made the mapping: what the child forks afterwards does not die, and finds zeroes', () => {
+    const { w, p, c, hva } = sharedPage(0);
+    p.store32(hva, 2);
+    const g = forked(w, c);
+    exit(p);
+    expect(c.load32(hva)).toBe(-EFAULT);
+    expect(g.load32(hva)).toBe(0);
+    settled(w);
   });
 
   it('for the child is SIGBUS, and the parent does not notice', () => {
