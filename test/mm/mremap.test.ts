@@ -375,6 +375,10 @@ describe('errors of mremap()', () => {
     for (let i = 0; hog.store32(eaten + i * PAGE_SIZE, 1) === 0; ) i++;
     expect(call(q, AT, 600 * PAGE_SIZE, 600 * PAGE_SIZE, MOVE, TO)).toBe(-ENOMEM);
     expect(holds(q, AT, 600)).toBe(true);
+    // One table can be had, and what it takes moves back when the next cannot.
+    drive(madvise(w.k, hog.mm, eaten, PAGE_SIZE, MADV_DONTNEED));
+    expect(call(q, AT, 600 * PAGE_SIZE, 600 * PAGE_SIZE, MOVE, TO)).toBe(-ENOMEM);
+    expect(holds(q, AT, 600)).toBe(true);
     expect(findVma(q.mm, TO)).toBe(null);
     ends(w, q, hog);
   });
