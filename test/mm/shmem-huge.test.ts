@@ -4,7 +4,10 @@ import {
   type AddressSpace,
   assertKernel,
   drive,
+  EAGAIN,
+  EBUSY,
   EFAULT,
+  EHWPOISON,
   folioMapcount,
   folioOrder,
   folioRefCount,
@@ -17,21 +20,33 @@ import {
   MAP_PRIVATE,
   MAP_SHARED,
   madvise,
+  memoryFailure,
+  migrateFolio,
   mmap,
   munmap,
   nrFreePages,
+  type Path,
   PROT_READ,
   pteDirty,
   pteWrite,
   shmemCreate,
   shmemPut,
-  shmemRead,
-  shmemWrite,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
+import { splitHugePage } from '../../mm/thp/split.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from '../../mm/thp/state.ts';
+import { rng } from '../support/rng.ts';
 import { leafAt } from './hugetlb-world.ts';
-import { createProcess, createWorld, entryAt, exit, pageAt, RW, type World } from './support.ts';
+import {
+  createProcess,
+  createWorld,
+  entryAt,
+  exit,
+  interleave,
+  pageAt,
+  RW,
+  type World,
+} from './support.ts';
 
 /** A world in which shmem may have huge folios. */
 const createShmemWorld = (): World => {
@@ -264,44 +279,79 @@ describe('a folio of 2 MiB', () => {
   });
 });
 
-describe('bytes of a file — shmemRead(), shmemWrite()', () => {
-  it('are what mappings have written, zero in holes, and end with the file', () => {
-    const w = createWorld();
-    const p = createProcess(w);
-    const mapping = shmemCreate(w.k, 3);
-    const hva = map(p, mapping);
-    p.store32(hva + 2 * PAGE_SIZE - 4, 0x0403_0201);
-    const bytes = new Uint8Array(8).fill(9);
-    expect(shmemRead(w.k, mapping, 2 * PAGE_SIZE - 4, bytes)).toBe(8);
-    expect([...bytes]).toEqual([1, 2, 3, 4, 0, 0, 0, 0]);
-    expect(mapping.pages.size).toBe(1);
-    expect(shmemRead(w.k, mapping, 3 * PAGE_SIZE - 2, bytes)).toBe(2);
-    expect(shmemRead(w.k, mapping, 5 * PAGE_SIZE, bytes)).toBe(0);
-  });
-
-  it('that are written are seen by mappings; the file grows', () => {
-    const w = createWorld();
-    const p = createProcess(w);
-    const mapping = shmemCreate(w.k, 1);
-    const hva = map(p, mapping, { nr: 2 });
-    expect(p.load32(hva + PAGE_SIZE)).toBe(-EFAULT);
-    const bytes = Uint8Array.from({ length: 300 }, (_, i) => i);
-    expect(drive(shmemWrite(w.k, mapping, PAGE_SIZE - 100, bytes))).toBe(300);
-    expect(mapping.nrPages).toBe(2);
-    expect(p.load8(hva + PAGE_SIZE - 1)).toBe(99);
-    expect(p.load8(hva + PAGE_SIZE)).toBe(100);
-    assertKernel(w.k, { quiescent: true });
-  });
-
-  it('of a huge folio are reached through its pages', () => {
+describe('a folio of 2 MiB that is mapped by one entry', () => {
+  const written = (): { w: World; p: HostProcess; mapping: AddressSpace; hva: number } => {
     const w = createShmemWorld();
+    const p = createProcess(w);
     const mapping = shmemCreate(w.k, HPAGE_PMD_NR);
-    const bytes = new Uint8Array(2 * PAGE_SIZE).fill(7);
-    expect(drive(shmemWrite(w.k, mapping, 10 * PAGE_SIZE + 1, bytes))).toBe(2 * PAGE_SIZE);
-    expect(mapping.pages.size).toBe(HPAGE_PMD_NR);
-    const back = new Uint8Array(2 * PAGE_SIZE + 2);
-    shmemRead(w.k, mapping, 10 * PAGE_SIZE, back);
-    expect([back[0], back[1], back[2 * PAGE_SIZE], back[2 * PAGE_SIZE + 1]]).toEqual([0, 7, 7, 0]);
+    const hva = map(p, mapping);
+    for (let i = 0; i < HPAGE_PMD_NR; i += 64) p.store32(hva + i * PAGE_SIZE, i + 1);
+    expect(levelAt(p, hva)).toBe(1);
+    return { w, p, mapping, hva };
+  };
+  const expectWritten = (p: HostProcess, hva: number): void => {
+    for (let i = 0; i < HPAGE_PMD_NR; i += 64) expect(p.load32(hva + i * PAGE_SIZE)).toBe(i + 1);
+  };
+
+  it('moves as a whole', () => {
+    const { w, p, mapping, hva } = written();
+    const folio = mapping.pages.get(0) ?? -1;
+    expect(drive(migrateFolio(w.k, folio))).toBe(0);
+    const now = mapping.pages.get(0) ?? -1;
+    expect(now).not.toBe(folio);
+    expect(folioOrder(w.k, now)).toBe(HPAGE_PMD_ORDER);
+    expectWritten(p, hva);
     assertKernel(w.k, { quiescent: true });
   });
+
+  it('is split into pages of the same file', () => {
+    const { w, p, mapping, hva } = written();
+    const folio = mapping.pages.get(0) ?? -1;
+    expect(drive(splitHugePage(w.k, folio))).toBe(0);
+    expect(folioOrder(w.k, folio)).toBe(0);
+    expect(mapping.pages.size).toBe(HPAGE_PMD_NR);
+    expectWritten(p, hva);
+    assertKernel(w.k, { quiescent: true });
+  });
+
+  it('loses a page to memory failure, and no other', () => {
+    const { w, p, mapping, hva } = written();
+    expect(drive(memoryFailure(w.k, mapping.pages.get(1) ?? -1))).toBe(0);
+    expect(p.load32(hva + PAGE_SIZE)).toBe(-EHWPOISON);
+    expect(createReader(w, mapping)).toBe(-EHWPOISON);
+    expectWritten(p, hva);
+  });
+
+  /** Another process that reads the second page. */
+  const createReader = (w: World, mapping: AddressSpace): number => {
+    const q = createProcess(w);
+    return q.load32(map(q, mapping) + PAGE_SIZE);
+  };
+
+  for (const seed of [1, 2, 3])
+    it(`is moved and split under two processes that write to it, seed ${seed}`, () => {
+      const { w, p, mapping, hva } = written();
+      const q = createProcess(w);
+      const other = map(q, mapping);
+      function* writer(who: HostProcess, at: number): Path<void> {
+        for (let n = 1; n < 60; n++) {
+          const page = at + (n % 8) * 40 * PAGE_SIZE;
+          expect(yield* who.storePath(page + (who === p ? 8 : 16), 4, n)).toBe(0);
+          expect(yield* who.loadPath(page + (who === p ? 8 : 16), 4)).toBe(n);
+        }
+      }
+      function* mover(): Path<void> {
+        for (let n = 0; n < 6; n++) {
+          const error = yield* migrateFolio(w.k, mapping.pages.get(0) ?? -1);
+          expect([0, -EAGAIN, -EBUSY]).toContain(error);
+        }
+        yield* splitHugePage(w.k, mapping.pages.get(0) ?? -1);
+      }
+      interleave(w.k, [writer(p, hva), writer(q, other), mover()], rng(seed));
+      assertKernel(w.k, { quiescent: true });
+      exit(p);
+      exit(q);
+      drive(shmemPut(w.k, mapping));
+      expect(nrFreePages(w.k)).toBe(w.freeAtStart);
+    });
 });
