@@ -54,6 +54,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
     },
     currentUser: '',
     task: createTask(),
+    pageNumbers: countUpTo(memory.nrPages),
     procMemForce: 'always',
     notifierOps: new Map(),
     intervalOps: new Map(),
@@ -65,6 +66,12 @@ export const createKernel = (options: KernelOptions): Kernel => {
   folioSetFlags(k, zeroPage, PG_RESERVED | PG_UPTODATE);
   k.state.zeroPage = zeroPage;
   return k;
+};
+
+const countUpTo = (end: number): Int32Array => {
+  const numbers = new Int32Array(end);
+  for (let i = 0; i < end; i++) numbers[i] = i;
+  return numbers;
 };
 
 const freshState = (nrPages: number): KernelState => ({

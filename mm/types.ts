@@ -323,6 +323,8 @@ export interface Kernel {
   currentUser: string;
   /** Whom the kernel works for: signals that are pending for it end waits and GUP. */
   task: Task;
+  /** 0, 1, 2 ...: runs of page numbers to copy from (mm/gup/follow.ts). Never written. */
+  pageNumbers: Int32Array;
   /** Boot parameter proc_mem.force_override (mm/gup/proc-mem.ts). */
   procMemForce: ProcMemForce;
   notifierOps: Map<string, NotifierOps>;

@@ -165,7 +165,7 @@ function* gupFast(
         break walk;
       }
       setBits(pageFlags, folio, PG_REFERENCED);
-      if (huge) fillPages(pages, n, page, nr);
+      if (huge) fillPages(k, pages, n, page, nr);
       else pages[n] = page;
       n += nr;
     }

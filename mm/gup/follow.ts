@@ -82,22 +82,19 @@ const noPageTable = (vma: Vma, hva: number, flags: number): number => {
 const canFollowProtnone = (vma: Vma, flags: number): boolean =>
   (flags & FOLL_HONOR_NUMA_FAULT) === 0 || (vma.flags & VM_ACCESS_FLAGS) === 0;
 
-/** pages[at ..] = `nr` consecutive pages, eight at a time: half the cost. Compare gup_fill_pages(). */
-export const fillPages = (pages: Int32Array, at: number, page: number, nr: number): void => {
-  let i = 0;
-  for (; i + 8 <= nr; i += 8) {
-    const to = at + i;
-    const first = page + i;
-    pages[to] = first;
-    pages[to + 1] = first + 1;
-    pages[to + 2] = first + 2;
-    pages[to + 3] = first + 3;
-    pages[to + 4] = first + 4;
-    pages[to + 5] = first + 5;
-    pages[to + 6] = first + 6;
-    pages[to + 7] = first + 7;
-  }
-  for (; i < nr; i++) pages[at + i] = page + i;
+/** Pages from which on a copy is cheaper than a loop. */
+const COPY_FROM = 64;
+
+/** pages[at ..] = `nr` consecutive pages. Compare gup_fill_pages(). */
+export const fillPages = (
+  k: Kernel,
+  pages: Int32Array,
+  at: number,
+  page: number,
+  nr: number,
+): void => {
+  if (nr >= COPY_FROM) pages.set(k.pageNumbers.subarray(page, page + nr), at);
+  else for (let i = 0; i < nr; i++) pages[at + i] = page + i;
 };
 
 /** Counts a run of pages of one folio, and marks it as used where asked. @returns 0 or -errno */
@@ -200,7 +197,7 @@ const followPtes = (
     const dirty = nr > 1 ? anyDirty(k, ptep, nr) : pteDirty(pte);
     const error = commitRun(k, folio, nr, dirty, flags);
     if (error !== 0) return n > 0 ? n : error;
-    if (pages !== null) fillPages(pages, at + n, page, nr);
+    if (pages !== null) fillPages(k, pages, at + n, page, nr);
     n += nr;
   }
   return end;
@@ -238,7 +235,7 @@ const followHuge = (
   if (error !== 0) return error;
   if (level === PMD_LEVEL && (flags & FOLL_TOUCH) !== 0)
     setPteAt(k, word, pteMkyoung((flags & FOLL_WRITE) !== 0 ? pteMkdirty(entry) : entry));
-  if (pages !== null) fillPages(pages, at, first, nr);
+  if (pages !== null) fillPages(k, pages, at, first, nr);
   return nr;
 };
 

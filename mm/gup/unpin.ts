@@ -59,13 +59,17 @@ const endOfRun = (
   const nr = folioTestLarge(k, folio) ? folioNrPages(k, folio) : 1;
   let end = i + 1;
   // Unsigned: a page below the folio is not in it either. Folios have 1 << order pages, so that
-  // four of these differences are below that exactly where all their bits together are.
-  for (; end + 4 <= nrPages; end += 4) {
+  // eight of these differences are below that exactly where all their bits together are.
+  for (; end + 8 <= nrPages; end += 8) {
     const bits =
+      (pages[end + 7]! - folio) |
       (pages[end]! - folio) |
       (pages[end + 1]! - folio) |
       (pages[end + 2]! - folio) |
-      (pages[end + 3]! - folio);
+      (pages[end + 3]! - folio) |
+      (pages[end + 4]! - folio) |
+      (pages[end + 5]! - folio) |
+      (pages[end + 6]! - folio);
     if (bits >>> 0 >= nr) break;
   }
   while (end < nrPages && (pages[end]! - folio) >>> 0 < nr) end++;
