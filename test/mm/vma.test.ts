@@ -2,6 +2,7 @@
 import { PAGE_SIZE } from '#emu';
 import {
   assertKernel,
+  changeProtNuma,
   drive,
   EACCES,
   EEXIST,
@@ -9,13 +10,17 @@ import {
   EINVAL,
   ENOMEM,
   findVma,
+  fork,
+  type HostProcess,
   MADV_DONTNEED,
   madvise,
   MAP_ANONYMOUS,
   MAP_FIXED_NOREPLACE,
   MAP_PRIVATE,
   MAP_SHARED,
+  type MmStruct,
   mmap,
+  mmExit,
   mprotect,
   munmap,
   nrFreePages,
@@ -26,7 +31,9 @@ import {
   shmemPut,
   taskSize,
 } from '#mm';
+import { pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
+import { pteProtnone } from '../../mm/pgtable/pte.ts';
 import { VM_ACCESS_FLAGS, VM_MAYWRITE, VM_SHARED } from '../../mm/vma/flags.ts';
 import { rng } from '../support/rng.ts';
 import { ARENA, ARENA_PAGES, PlainProcess, plainFile } from './plain-process.ts';
@@ -139,6 +146,43 @@ describe('VMAs', () => {
     expect(entryAt(p, hva)).not.toBe(0);
     drive(mprotect(w.k, p.mm, hva, PAGE_SIZE, RW));
     expect(p.load32(hva)).toBe(5);
+  });
+});
+
+describe('NUMA hints (change_prot_numa, prot_numa_skip)', () => {
+  const hinted = (p: HostProcess, hva: number): boolean => pteProtnone(entryAt(p, hva));
+
+  it('take every access from the pages of accessible mappings, and from no others', () => {
+    const w = createWorld();
+    const p = createProcess(w);
+    const hva = mapAnon(p, 2, RW, AT);
+    p.store32(hva, 1);
+    p.load32(hva + PAGE_SIZE);
+    drive(changeProtNuma(w.k, p.mm, 0, taskSize(w.k)));
+    // The zero page is everybody's: where it is used from says nothing.
+    expect([hinted(p, hva), hinted(p, hva + PAGE_SIZE)]).toEqual([true, false]);
+    expect(p.load32(hva)).toBe(1);
+    expect(hinted(p, hva)).toBe(false);
+    assertKernel(w.k, { quiescent: true });
+  });
+
+  it('pass over private pages that a fork shares, or that may be pinned', () => {
+    const w = createWorld();
+    const p = createProcess(w);
+    const hva = mapAnon(p, 2, RW, AT);
+    p.store32(hva, 1);
+    p.store32(hva + PAGE_SIZE, 2);
+    const pages = new Int32Array(1);
+    drive(pinUserPagesFast(w.k, p.mm, hva, 1, 0, pages));
+    drive(changeProtNuma(w.k, p.mm, hva, hva + 2 * PAGE_SIZE));
+    expect([hinted(p, hva), hinted(p, hva + PAGE_SIZE)]).toEqual([false, true]);
+    unpinUserPages(w.k, pages, 1);
+    const child = drive(fork(w.k, p.mm)) as MmStruct;
+    p.load32(hva + PAGE_SIZE);
+    drive(changeProtNuma(w.k, p.mm, hva, hva + 2 * PAGE_SIZE));
+    expect([hinted(p, hva), hinted(p, hva + PAGE_SIZE)]).toEqual([false, false]);
+    drive(mmExit(w.k, child));
+    assertKernel(w.k, { quiescent: true });
   });
 });
 
