@@ -113,6 +113,7 @@ export function* mmuIntervalNotifierRemove(subscription: IntervalNotifier): Path
 export const intervalStart = (k: Kernel, range: NotifierRange): number => {
   const { intervals } = range.mm;
   setField(intervals, 'active', intervals.active + 1);
+  if (intervals.list.length === 0) return 0;
   const met = intervals.list.filter((s) => s.start < range.end && s.end > range.start);
   if (met.length === 0) return 0;
   setField(intervals, 'seq', intervals.seq | 1);
