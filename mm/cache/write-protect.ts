@@ -2,9 +2,9 @@
  * Write protection: the next store to a page is to fault, and nothing written so far may be forgotten.
  *
  * folioWriteProtect is what writeback does to a folio before it writes it out: mm/rmap.c,
- * folio_mkclean() as called by folio_clear_dirty_for_io(). writeProtectRange is what soft-dirty
- * tracking does to a range: fs/proc/task_mmu.c, clear_refs_write(). There is no writeback yet, so the
- * folio stays dirty afterwards.
+ * folio_mkclean() as called by folio_clear_dirty_for_io(). There is no writeback yet, so the folio stays
+ * dirty afterwards. writeProtectRange takes W from a range, and nothing more, as soft-dirty tracking does
+ * in passing (mm/vma/soft-dirty.ts).
  */
 import { PAGE_SIZE } from '#emu';
 import { EINVAL } from '../errno.ts';
