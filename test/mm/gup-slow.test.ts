@@ -1,7 +1,7 @@
 /** Slow GUP: facts sheet 1.2, and COW, exclusiveness and unsharing as GUP sees them: 1.5, 1.6. */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
-import { EFAULT, ENOMEM } from '../../mm/errno.ts';
+import { EFAULT, EINVAL, ENOMEM } from '../../mm/errno.ts';
 import { folioPut } from '../../mm/folio/folio.ts';
 import { folioMaybeDmaPinned, GUP_PIN_COUNTING_BIAS } from '../../mm/folio/pin.ts';
 import { PG_ANON_EXCLUSIVE, PG_DIRTY } from '../../mm/frames/table.ts';
@@ -11,11 +11,15 @@ import {
   FOLL_DUMP,
   FOLL_FORCE,
   FOLL_LONGTERM,
+  FOLL_MADV_POPULATE,
   FOLL_NOFAULT,
+  FOLL_TOUCH,
+  FOLL_UNLOCKABLE,
   FOLL_WRITE,
 } from '../../mm/gup/flags.ts';
 import { getUserPagesUnlocked, pinUserPages, pinUserPagesUnlocked } from '../../mm/gup/slow.ts';
 import { unpinUserPage, unpinUserPages, unpinUserPagesDirtyLock } from '../../mm/gup/unpin.ts';
+import { getUserPagesLocked } from '../../mm/gup/walk.ts';
 import { drive, type Path, YP_WAIT } from '../../mm/path.ts';
 import { pteWrite } from '../../mm/pgtable/pte.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
@@ -23,6 +27,7 @@ import { fork } from '../../mm/vma/fork.ts';
 import {
   MADV_DONTNEED,
   MAP_PRIVATE,
+  MAP_SHARED,
   PROT_NONE,
   PROT_READ,
   PROT_WRITE,
@@ -30,7 +35,7 @@ import {
 import { madvise } from '../../mm/vma/madvise.ts';
 import { mmapRead } from '../../mm/vma/lock.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
-import { munmap } from '../../mm/vma/mmap.ts';
+import { mmap, munmap } from '../../mm/vma/mmap.ts';
 import {
   byteOf,
   createWorld,
@@ -41,6 +46,7 @@ import {
   mapFile,
   pageAt,
   pinsLive,
+  RW,
   store,
   violations,
 } from './gup-world.ts';
@@ -163,6 +169,25 @@ describe('the walk of slow GUP — 1.2', () => {
     expect(n).toBeLessThan(2048);
     expect(pin(hva + n * PAGE_SIZE, 1, FOLL_WRITE)).toBe(-ENOMEM);
     unpinUserPages(k, many, n);
+  });
+
+  it('beyond the end of the file: SIGBUS is -EFAULT', () => {
+    const file = shmemCreate(k, 1);
+    const lenBytes = 2 * PAGE_SIZE;
+    const hva = drive(mmap(k, mm, { lenBytes, prot: RW, flags: MAP_SHARED, mapping: file }));
+    expect(pin(hva, 2, FOLL_WRITE)).toBe(1);
+    unpinUserPages(k, pages, 1);
+    expect(pin(hva + PAGE_SIZE, 1, FOLL_WRITE)).toBe(-EFAULT);
+  });
+
+  it('MADV_POPULATE has errors of its own: -ENOMEM without a VMA, -EINVAL where it refuses', () => {
+    const populate = (at: number, flags: number): number => {
+      const all = FOLL_MADV_POPULATE | FOLL_TOUCH | FOLL_UNLOCKABLE | flags;
+      return drive(getUserPagesLocked(k, mm, at, 1, all, null, { locked: 0 }));
+    };
+    expect(populate(0x1_0000, 0)).toBe(-ENOMEM);
+    expect(populate(mapAnon(k, mm, 1, PROT_READ), FOLL_WRITE)).toBe(-EINVAL);
+    expect(populate(mapAnon(k, mm, 1), FOLL_WRITE)).toBe(1);
   });
 
   it('across two VMAs and two page tables', () => {
