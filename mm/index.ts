@@ -75,7 +75,7 @@ export { MAX_PAGE_ORDER, nrFreePages } from './frames/zone.ts';
 export type { Zone } from './frames/zone.ts';
 export { deviceFileCreate } from './fs/device.ts';
 export type { DeviceMemory } from './fs/device.ts';
-export { mappingGet as shmemGet, mappingPut as shmemPut } from './fs/mapping.ts';
+export { mappingGet, mappingPut } from './fs/mapping.ts';
 export {
   MFD_ALLOW_SEALING,
   MFD_CLOEXEC,

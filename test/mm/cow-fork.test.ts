@@ -7,7 +7,7 @@ import {
   nrFreePages,
   type Path,
   shmemCreate,
-  shmemPut,
+  mappingPut,
   YP_MIGRATE_COPIED,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
@@ -34,7 +34,7 @@ describe('fork and COW — I13: no process sees what another writes after the fo
       for (const p of processes) p.checkAll();
       assertKernel(w.k, { quiescent: true });
       for (const p of processes) exit(p.p);
-      for (const file of files) drive(shmemPut(w.k, file.mapping));
+      for (const file of files) drive(mappingPut(w.k, file.mapping));
       expect(nrFreePages(w.k)).toBe(w.freeAtStart);
       expect(w.k.state.mms.size).toBe(0);
       expect(w.k.state.mappings.size).toBe(0);
@@ -80,7 +80,7 @@ describe('fork and COW — I13: no process sees what another writes after the fo
         plain.checkAll(slot);
       });
       for (const plain of done) exit(plain.p);
-      for (const file of files) drive(shmemPut(k, file.mapping));
+      for (const file of files) drive(mappingPut(k, file.mapping));
       expect(nrFreePages(k)).toBe(w.freeAtStart);
     });
 });

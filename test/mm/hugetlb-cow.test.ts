@@ -20,7 +20,7 @@ import {
   PROT_READ,
   pteDirty,
   pteWrite,
-  shmemPut,
+  mappingPut,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
 import { folioGet, folioPut } from '../../mm/folio/folio.ts';
@@ -201,7 +201,7 @@ describe('a write to a shared page — hugetlb_wp()', () => {
     expect(p.store32(hva, 2)).toBe(0);
     settled(w);
     exit(p);
-    drive(shmemPut(w.k, mapping));
+    drive(mappingPut(w.k, mapping));
     expect(poolState(w)).toBe('1/1/0');
   });
 
@@ -373,7 +373,7 @@ describe('faults that meet', () => {
       settled(w);
       expect(processes[0]?.load32((places[0]?.file ?? 0) + 64)).toBe(0);
       for (const p of processes) exit(p);
-      drive(shmemPut(w.k, mapping));
+      drive(mappingPut(w.k, mapping));
       expect(poolState(w)).toBe('5/5/0');
     });
 });

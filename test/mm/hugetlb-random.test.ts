@@ -23,7 +23,7 @@ import {
   munmap,
   type Path,
   PROT_READ,
-  shmemPut,
+  mappingPut,
 } from '#mm';
 import { memfdPinFolios, pinUserPagesFast, unpinFolios, unpinUserPages } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
@@ -252,7 +252,7 @@ describe('processes that map, write, fork, pin and move huge pages', () => {
         scene.actors.push(new HugeProcess(scene, createProcess(w), slot, []).life(300));
       interleave(w.k, scene.actors, random);
       settled(w);
-      drive(shmemPut(w.k, file));
+      drive(mappingPut(w.k, file));
       settled(w);
       expect(poolState(w)).toBe(`${POOL}/${POOL}/0`);
       expect(w.k.state.mms.size).toBe(0);

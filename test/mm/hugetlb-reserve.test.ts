@@ -15,7 +15,7 @@ import {
   mmap,
   munmap,
   PROT_READ,
-  shmemPut,
+  mappingPut,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
 import { createProcess, exit, RW } from './support.ts';
@@ -150,7 +150,7 @@ describe('a file', () => {
     exit(a);
     exit(b);
     expect(poolState(w)).toBe('6/5/3');
-    drive(shmemPut(w.k, mapping));
+    drive(mappingPut(w.k, mapping));
     expect(poolState(w)).toBe('6/6/0');
     settled(w);
   });

@@ -44,7 +44,7 @@ import {
   PROT_READ,
   pteSpecial,
   shmemCreate,
-  shmemPut,
+  mappingPut,
 } from '#mm';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { hugetlbSetPool } from '../../mm/hugetlb/pool.ts';
@@ -258,7 +258,7 @@ describe('MADV_POPULATE_READ, MADV_POPULATE_WRITE (FOLL_MADV_POPULATE)', () => {
     const flags = MAP_SHARED | MAP_FIXED;
     const hva = AT + 4 * PAGE_SIZE;
     drive(mmap(w.k, p.mm, { hva, lenBytes: 2 * PAGE_SIZE, prot: RW, flags, mapping }));
-    drive(shmemPut(w.k, mapping));
+    drive(mappingPut(w.k, mapping));
     expect(advise(4, 2, MADV_POPULATE_READ)).toBe(-EFAULT);
     expect(pageAt(p, hva)).not.toBe(-1);
     ends();

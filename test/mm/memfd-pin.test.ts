@@ -14,7 +14,7 @@ import {
   mmap,
   secretmemCreate,
   shmemCreate,
-  shmemPut,
+  mappingPut,
 } from '#mm';
 import { type FolioOffset, memfdPinFolios, unpinFolio, unpinFolios } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
@@ -120,7 +120,7 @@ describe('memfd_pin_folios() of shmem', () => {
     const w = createWorld();
     const mapping = shmemCreate(w.k, 1);
     const { folios } = pin(w, mapping, 0, 0);
-    drive(shmemPut(w.k, mapping));
+    drive(mappingPut(w.k, mapping));
     expect(folioPinCount(w.k, folios[0]!)).toBe(1);
     unpinFolios(w.k, folios, 1);
     settled(w);
@@ -232,7 +232,7 @@ describe('memfd_pin_folios() of hugetlbfs', () => {
     unpinFolios(w.k, a, 1);
     unpinFolios(w.k, b, 1);
     settled(w);
-    drive(shmemPut(w.k, mapping));
+    drive(mappingPut(w.k, mapping));
     expect(poolState(w)).toBe('1/1/0');
   });
 

@@ -38,7 +38,7 @@ import {
   PROT_READ,
   pageAnonExclusive,
   shmemCreate,
-  shmemPut,
+  mappingPut,
   YP_MIGRATE_UNMAPPED,
   YP_MOVE_ENTRY,
   YP_NOTIFIER_START,
@@ -206,7 +206,7 @@ describe('mremap() to another place', () => {
     const hva = drive(
       mmap(k, p.mm, { lenBytes: 2 * PAGE_SIZE, prot: RW, flags: MAP_SHARED, mapping }),
     );
-    drive(shmemPut(k, mapping));
+    drive(mappingPut(k, mapping));
     p.store32(hva, 9);
     const at = call(p, hva, 0, 2 * PAGE_SIZE, MREMAP_MAYMOVE);
     expect(p.load32(at)).toBe(9);
@@ -417,7 +417,7 @@ describe('mremap() against others', () => {
     const mapping = shmemCreate(k, 1);
     const lenBytes = PAGE_SIZE;
     drive(mmap(k, p.mm, { hva: AT, lenBytes, prot: RW, flags: MAP_SHARED | MAP_FIXED, mapping }));
-    drive(shmemPut(k, mapping));
+    drive(mappingPut(k, mapping));
     recordNotifier(w, 'rec');
     mmuNotifierRegister(k, p.mm, 'rec', 1);
     p.store32(AT, 1);

@@ -16,7 +16,7 @@ import {
   mmap,
   nrFreePages,
   secretmemCreate,
-  shmemPut,
+  mappingPut,
   shmemRead,
   shmemWrite,
 } from '#mm';
@@ -118,7 +118,7 @@ describe('secret memory', () => {
     exit(p);
     const word = w.k.memory.pageOffset(page) / 4;
     expect(w.k.memory.i32[word]).toBe(0x5ec7e7);
-    drive(shmemPut(w.k, mapping));
+    drive(mappingPut(w.k, mapping));
     expect(w.k.memory.i32[word]).toBe(0);
     expect(nrFreePages(w.k)).toBe(w.freeAtStart);
     assertKernel(w.k, { quiescent: true });

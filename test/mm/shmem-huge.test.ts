@@ -30,7 +30,7 @@ import {
   pteDirty,
   pteWrite,
   shmemCreate,
-  shmemPut,
+  mappingPut,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
 import { splitHugePage } from '../../mm/thp/split.ts';
@@ -97,7 +97,7 @@ describe('the folios of a file', () => {
     expect(folioRefCount(w.k, folio)).toBe(HPAGE_PMD_NR + 1);
     assertKernel(w.k, { quiescent: true });
     exit(p);
-    drive(shmemPut(w.k, mapping));
+    drive(mappingPut(w.k, mapping));
     expect(nrFreePages(w.k)).toBe(w.freeAtStart);
   });
 
@@ -351,7 +351,7 @@ describe('a folio of 2 MiB that is mapped by one entry', () => {
       assertKernel(w.k, { quiescent: true });
       exit(p);
       exit(q);
-      drive(shmemPut(w.k, mapping));
+      drive(mappingPut(w.k, mapping));
       expect(nrFreePages(w.k)).toBe(w.freeAtStart);
     });
 });

@@ -21,7 +21,7 @@ import {
   pteDirty,
   pteWrite,
   shmemCreate,
-  shmemPut,
+  mappingPut,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
 import { createProcess, createWorld, entryAt, exit, pageAt, RW } from './support.ts';
@@ -151,7 +151,7 @@ describe('life of a file', () => {
     for (let i = 0; i < 8; i++) p.store32(hva + i * PAGE_SIZE, i);
     exit(p);
     expect(w.freeAtStart - nrFreePages(w.k)).toBe(8);
-    drive(shmemPut(w.k, mapping));
+    drive(mappingPut(w.k, mapping));
     expect(nrFreePages(w.k)).toBe(w.freeAtStart);
     expect(w.k.state.mappings.size).toBe(0);
   });
@@ -162,7 +162,7 @@ describe('life of a file', () => {
     const mapping = shmemCreate(w.k, 1);
     const hva = map(p, mapping);
     p.store32(hva, 4);
-    drive(shmemPut(w.k, mapping));
+    drive(mappingPut(w.k, mapping));
     expect(p.load32(hva)).toBe(4);
     exit(p);
     expect(nrFreePages(w.k)).toBe(w.freeAtStart);

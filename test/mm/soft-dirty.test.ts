@@ -27,7 +27,7 @@ import {
   PROT_NONE,
   PROT_READ,
   shmemCreate,
-  shmemPut,
+  mappingPut,
   YP_MIGRATE_UNMAPPED,
 } from '#mm';
 import { pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
@@ -197,7 +197,7 @@ describe('after clear_refs', () => {
     const mapping = shmemCreate(k, N);
     const flags = MAP_SHARED | MAP_FIXED;
     drive(mmap(k, p.mm, { hva: AT, lenBytes: LEN, prot: RW, flags, mapping }));
-    drive(shmemPut(k, mapping));
+    drive(mappingPut(k, mapping));
     p.store32(AT, 1);
     drive(clearRefsSoftDirty(k, p.mm));
     p.load32(AT + PAGE_SIZE);

@@ -22,7 +22,7 @@ import {
   ptePage,
   pteWrite,
   shmemCreate,
-  shmemPut,
+  mappingPut,
   YP_GUP_FAST_PINNED,
   YP_GUP_FAST_READ,
   YP_MIGRATE_COPIED,
@@ -285,7 +285,7 @@ describe('folios of the caches', () => {
       expect(k.memory.i32[k.memory.pageOffset(to + i) / 4]).toBe(40 + i);
     }
     expectQuiet(w);
-    drive(shmemPut(k, file));
+    drive(mappingPut(k, file));
     expect(nrFreePages(k)).toBe(w.freeAtStart);
   });
 

@@ -22,7 +22,7 @@ import {
   ptePage,
   pteWrite,
   shmemCreate,
-  shmemPut,
+  mappingPut,
   splitHugePage,
   YP_GUP_FAST_PINNED,
   YP_GUP_FAST_READ,
@@ -366,7 +366,7 @@ describe('a folio of a file', () => {
     }
     expectQuiet(w);
     exit(p);
-    drive(shmemPut(w.k, file));
+    drive(mappingPut(w.k, file));
     expect(nrFreePages(w.k)).toBe(w.freeAtStart);
   });
 

@@ -37,7 +37,7 @@ import {
   PROT_READ,
   pageAnonExclusive,
   shmemCreate,
-  shmemPut,
+  mappingPut,
   uffdOpen,
   uffdRead,
   uffdRegister,
@@ -102,7 +102,7 @@ const mapFile = (nrPages = N): void => {
   const lenBytes = nrPages * PAGE_SIZE;
   const flags = MAP_SHARED | MAP_FIXED;
   drive(mmap(k, p.mm, { hva: AT, lenBytes, prot: RW, flags, mapping }));
-  drive(shmemPut(k, mapping));
+  drive(mappingPut(k, mapping));
 };
 
 const fill = (nrPages = N): void => {

@@ -40,7 +40,7 @@ import {
   PROT_READ,
   pageToPfn,
   shmemCreate,
-  shmemPut,
+  mappingPut,
   swapon,
 } from '#mm';
 import { pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
@@ -102,7 +102,7 @@ const file = (nrPages: number, flags: number): Setup => {
   const mapping = shmemCreate(s.k, nrPages);
   const lenBytes = nrPages * PAGE_SIZE;
   drive(mmap(s.k, s.p.mm, { hva: AT, lenBytes, prot: RW, flags: flags | MAP_FIXED, mapping }));
-  drive(shmemPut(s.k, mapping));
+  drive(mappingPut(s.k, mapping));
   return s;
 };
 
@@ -205,7 +205,7 @@ const KINDS: Record<string, () => Setup> = {
     drive(
       mmap(s.k, s.p.mm, { hva: AT, lenBytes, prot: RW, flags: MAP_SHARED | MAP_FIXED, mapping }),
     );
-    drive(shmemPut(s.k, mapping));
+    drive(mappingPut(s.k, mapping));
     fill(s);
     s.pinnable = false;
     s.cleanup = () => freePages(s.k, block, 4);

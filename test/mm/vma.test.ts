@@ -28,7 +28,7 @@ import {
   PROT_NONE,
   PROT_READ,
   shmemCreate,
-  shmemPut,
+  mappingPut,
   taskSize,
 } from '#mm';
 import { pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
@@ -61,7 +61,7 @@ describe('VMAs', () => {
     }
     plain.checkAll();
     exit(plain.p);
-    drive(shmemPut(w.k, file.mapping));
+    drive(mappingPut(w.k, file.mapping));
     expect(nrFreePages(w.k)).toBe(w.freeAtStart);
   });
 

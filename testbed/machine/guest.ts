@@ -62,7 +62,7 @@ import {
   PROT_READ,
   PROT_WRITE,
   shmemCreate,
-  shmemPut,
+  mappingPut,
 } from '#mm';
 import { fileById, type GuestRange } from '../actors/targets.ts';
 import { LineConsole, type LineListener } from './console.ts';
@@ -244,7 +244,7 @@ export class Guest {
   releaseMemory(): void {
     for (const range of this.ranges)
       if (range.mappingId !== null)
-        drive(shmemPut(this.wiring.k, fileById(this.wiring.k, range.mappingId)));
+        drive(mappingPut(this.wiring.k, fileById(this.wiring.k, range.mappingId)));
   }
 
   save(): GuestState {

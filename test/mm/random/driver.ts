@@ -19,7 +19,7 @@ import {
   type Path,
   pipeRelease,
   type PolicyName,
-  shmemPut,
+  mappingPut,
   YP_WAIT,
 } from '#mm';
 import { folioOf } from '../../../mm/folio/folio.ts';
@@ -161,7 +161,7 @@ export class RandomDriver {
     for (const process of [...this.processes]) this.exit(process);
     this.drain();
     for (const { mapping } of this.files.splice(0))
-      this.start('put', null, shmemPut(this.k, mapping));
+      this.start('put', null, mappingPut(this.k, mapping));
     this.drain();
     // Pages that were locked when their last entry went stay in the swap cache until reclaim finds them.
     for (const page of new Set(this.k.state.swap.cache.values()))

@@ -12,7 +12,7 @@ import {
   memfdCreate,
   PROT_READ,
   shmemCreate,
-  shmemPut,
+  mappingPut,
 } from '#mm';
 import { errnoName } from '../../report/errno-names.ts';
 import { ZEROES } from '../content.ts';
@@ -55,7 +55,7 @@ const hugeZeroPage = (trial: Trial): TwiceMapped => {
 
 /** A file, mapped privately, and shared by the mapping that only reads. */
 const file = (trial: Trial, mapping: AddressSpace): TwiceMapped => {
-  trial.defer(() => drive(shmemPut(trial.world.k, mapping)));
+  trial.defer(() => drive(mappingPut(trial.world.k, mapping)));
   const task = trial.start();
   const lenBytes = mapping.nrPages * PAGE_SIZE;
   const hva = task.mmap({ lenBytes, prot: RW, flags: MAP_PRIVATE, mapping });
