@@ -2,6 +2,8 @@
  * Files of drivers: a mapping shows frames that the driver names. Compare drivers/char/mem.c,
  * drivers/vfio/pci/vfio_pci_core.c, drivers/pci/p2pdma.c.
  */
+import { PAGE_SIZE } from '#emu';
+import { readOnce, setField } from '#cells';
 import { EFAULT, EINVAL } from '../errno.ts';
 import { folioPut } from '../folio/folio.ts';
 import { pfnToPage } from '../frames/table.ts';
@@ -16,7 +18,6 @@ import {
   VM_PFNMAP,
 } from '../vma/flags.ts';
 import { remapPfnRange, vmfInsertMixed, vmfInsertPfn, vmInsertPage } from '../vma/pfnmap.ts';
-import { setField } from '#cells';
 import { mappingCreate } from './mapping.ts';
 
 /**
@@ -46,7 +47,7 @@ export const deviceFileCreate = (
 
 /** A page of a device comes to life with its first mapping, and lives as long as somebody refers to it. */
 const insertPage = (k: Kernel, vma: Vma, hva: number, page: number): number => {
-  const flags = k.state.frames.flags[page]!;
+  const flags = readOnce(k.state.frames.flags, page);
   const taken = isZoneDevice(flags) && zoneDeviceTake(k, page);
   const error = vmInsertPage(k, vma, hva, page);
   if (taken) folioPut(k, page);
@@ -61,14 +62,14 @@ export const deviceMmap = (k: Kernel, vma: Vma): number => {
   const { mapping } = vma;
   if (mapping === null || mapping.device === null) throw new Error('a device VMA without a device');
   const { how, firstPfn } = mapping.device;
-  const nrPages = (vma.end - vma.start) / 4096;
+  const nrPages = (vma.end - vma.start) / PAGE_SIZE;
   if (vma.pgoff + nrPages > mapping.nrPages) return -EINVAL;
   const pfn = firstPfn + vma.pgoff;
   if (how === 'remap') return remapPfnRange(k, vma, vma.start, pfn, vma.end - vma.start);
   if (how === 'insert-page') {
     let error = 0;
     for (let i = 0; i < nrPages && error === 0; i++)
-      error = insertPage(k, vma, vma.start + i * 4096, pfnToPage(pfn + i));
+      error = insertPage(k, vma, vma.start + i * PAGE_SIZE, pfnToPage(pfn + i));
     return error;
   }
   if (how === 'insert-pfn' && isCowMapping(vma.flags)) return -EINVAL;

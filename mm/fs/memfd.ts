@@ -1,4 +1,5 @@
 /** memfd_create() and file sealing. Compare mm/memfd.c. */
+import { PAGE_SHIFT } from '#emu';
 import { setField } from '#cells';
 import { EBUSY, EINVAL, EPERM } from '../errno.ts';
 import { folioMapcount, folioNrPages, folioOf, folioRefCount } from '../folio/folio.ts';
@@ -38,7 +39,7 @@ export const memfdCreate = (k: Kernel, nrPages: number, flags: number): AddressS
   if ((flags & ~(huge ? MFD_ALL_FLAGS | MFD_HUGE_BITS : MFD_ALL_FLAGS)) !== 0) return -EINVAL;
   if ((flags & MFD_EXEC) !== 0 && (flags & MFD_NOEXEC_SEAL) !== 0) return -EINVAL;
   const log = (flags >>> MAP_HUGE_SHIFT) & MAP_HUGE_MASK;
-  const order = log === 0 ? HUGETLB_ORDER_2M : log - 12;
+  const order = log === 0 ? HUGETLB_ORDER_2M : log - PAGE_SHIFT;
   const mapping = huge ? hugetlbFileSetup(k, order, nrPages) : shmemCreate(k, nrPages);
   if (typeof mapping === 'number') return mapping;
   if ((flags & MFD_NOEXEC_SEAL) !== 0) setField(mapping, 'seals', F_SEAL_EXEC);

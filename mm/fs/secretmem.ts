@@ -10,7 +10,6 @@ import { folioAlloc, folioPut } from '../folio/folio.ts';
 import { GFP_ZERO } from '../frames/buddy.ts';
 import { PG_UNEVICTABLE } from '../frames/table.ts';
 import { type Path, YP_FAULT_ALLOCATED } from '../path.ts';
-import { folioMapping } from '../rmap/rmap.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { mappingAddFolio, mappingCreate, mappingLockPage } from './mapping.ts';
 
@@ -20,10 +19,6 @@ export const secretmemCreate = (k: Kernel, nrPages: number): AddressSpace =>
 
 /** Compare vma_is_secretmem(). */
 export const vmaIsSecretmem = (vma: Vma): boolean => vma.mapping?.kind === 'secretmem';
-
-/** Is the folio off the direct map? Compare secretmem_mapping(). */
-export const folioIsSecretmem = (k: Kernel, folio: number): boolean =>
-  folioMapping(k, folio)?.kind === 'secretmem';
 
 /**
  * The page at an offset, made if it is a hole. Compare secretmem_fault().

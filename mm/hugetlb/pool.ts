@@ -21,7 +21,7 @@ export const hstateOfOrder = (k: Kernel, order: number): Hstate | null =>
   k.state.hugetlb.hstates.find((h) => h.order === order) ?? null;
 
 /** The pool of a folio. */
-export const folioHstate = (k: Kernel, folio: number): Hstate => {
+const folioHstate = (k: Kernel, folio: number): Hstate => {
   const h = hstateOfOrder(k, folioOrder(k, folio));
   if (h === null) throw new Error(`folio ${folio}: no pool of order ${folioOrder(k, folio)}`);
   return h;

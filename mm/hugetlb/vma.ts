@@ -7,7 +7,7 @@ import { hstateOfOrder } from './pool.ts';
 import type { Hstate } from './state.ts';
 
 /** True for a VMA that huge pages of a pool back. */
-export const vmaIsHugetlb = (vma: Vma): boolean => (vma.flags & VM_HUGETLB) !== 0;
+const vmaIsHugetlb = (vma: Vma): boolean => (vma.flags & VM_HUGETLB) !== 0;
 
 /** The hugetlbfs file behind a hugetlb VMA: private memory has one as well. */
 export const vmaHugetlbFile = (vma: Vma): AddressSpace => {

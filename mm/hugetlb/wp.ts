@@ -5,6 +5,7 @@
  * sake of a passing reference could cost a process its life where the pool is empty. Small pages
  * are copied then; so here, and only here, a FOLL_GET reader goes on seeing what the process writes.
  */
+import { PAGE_SIZE } from '#emu';
 import { EFAULT } from '../errno.ts';
 import { FAULT_FLAG_UNSHARE } from '../fault/flags.ts';
 import {
@@ -141,7 +142,7 @@ function* unmapRefPrivate(k: Kernel, owner: Vma, hva: number, folio: number): Pa
   const pgoff = linearPageIndex(owner, hva);
   for (const vma of [...vmaHugetlbFile(owner).vmas]) {
     if (vma === owner || (vma.flags & VM_MAYSHARE) !== 0 || vma.resv !== null) continue;
-    const at = vma.start + (pgoff - vma.pgoff) * 4096;
+    const at = vma.start + (pgoff - vma.pgoff) * PAGE_SIZE;
     if (at >= vma.start && at < vma.end) yield* unmapHugetlbFolio(k, vma, at, folio);
   }
 }

@@ -28,7 +28,7 @@ import {
   pinUserPagesFast,
 } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
-import { folioIsSecretmem, vmaIsSecretmem } from '../../mm/fs/secretmem.ts';
+import { vmaIsSecretmem } from '../../mm/fs/secretmem.ts';
 import { VM_LOCKED } from '../../mm/vma/flags.ts';
 import { createProcess, createWorld, exit, pageAt, RW, type World } from './support.ts';
 
@@ -107,7 +107,6 @@ describe('secret memory', () => {
   it('does not move', () => {
     const { w, p, hva } = withSecret();
     const page = pageAt(p, hva);
-    expect(folioIsSecretmem(w.k, page)).toBe(true);
     expect(drive(migrateFolio(w.k, page))).toBe(-EBUSY);
     assertKernel(w.k, { quiescent: true });
   });
