@@ -13,7 +13,6 @@ import {
   leafLevel,
   leafPage,
   leafWord,
-  levelPages,
   MADV_DONTNEED,
   MAP_ANONYMOUS,
   MAP_FIXED,
@@ -24,6 +23,7 @@ import {
   mmCreate,
   PROT_READ,
   PROT_WRITE,
+  ptePage,
   ptepGet,
   walkLeaf,
 } from '#mm';
@@ -39,6 +39,9 @@ const BATCHES = [1, 16, 512] as const;
 /** Passes before the first that counts; faults take V8 longer to compile. */
 const WARM_UP = 3;
 const FAULT_WARM_UP = 12;
+const HUGE_PASSES = 16;
+/** Words of an entry. */
+const PTE_WORDS = 2;
 const BARE_WALK = 'bare walk';
 const SMALL = '4 KiB mapping';
 const PMD_ORDER = 9;
@@ -69,7 +72,7 @@ const createSubject = (huge: boolean): Subject => {
   );
   if (at !== HVA) throw new Error(`mmap: ${at}`);
   const subject = { what: huge ? '2 MiB mapping' : SMALL, k, mm, huge };
-  pinAll(subject, 512, HIT_PAGES, new Int32Array(512));
+  pinAll(subject, viewsOf(new Int32Array(HIT_PAGES), HIT_PAGES, 512));
   if ((leafLevel(walkLeaf(k, mm, HVA)) === 1) !== huge)
     throw new Error(`the memory is not under a ${subject.what}`);
   return subject;
@@ -81,90 +84,80 @@ interface Pass {
   give: number;
 }
 
-const timed = (
-  pages: number,
-  batch: number,
-  take: (hva: number) => void,
-  give: () => void,
-): Pass => {
-  const pass = { take: 0, give: 0 };
-  for (let page = 0; page < pages; page += CHUNK) {
-    const start = performance.now();
-    for (let i = 0; i < CHUNK; i += batch) take(HVA + (page + i) * PAGE_SIZE);
-    const middle = performance.now();
-    give();
-    pass.give += performance.now() - middle;
-    pass.take += middle - start;
+/** Views of a buffer, one for each batch of a pass. */
+const viewsOf = (buffer: Int32Array, pages: number, batch: number): Int32Array[] =>
+  Array.from({ length: pages / batch }, (_, i) => buffer.subarray(i * batch, (i + 1) * batch));
+
+/** A mean of several passes: over huge entries a single one is too short to be timed. */
+const repeated = (subject: Subject, pass: () => Pass): Pass => {
+  const times = subject.huge ? HUGE_PASSES : 1;
+  const sum = { take: 0, give: 0 };
+  for (let i = 0; i < times; i++) {
+    const { take, give } = pass();
+    sum.take += take / times;
+    sum.give += give / times;
   }
-  return { take: (pass.take * 1e6) / pages, give: (pass.give * 1e6) / pages };
+  return sum;
 };
 
-/** Pages between two looks at the clock: a chunk is taken as a whole, and then given back. */
-const CHUNK = 512;
-
-/** PIN-fast and unpin. @param pages of 4 KiB, from the start of the mapping */
-const pinAll = ({ k, mm }: Subject, batch: number, pages: number, buffer: Int32Array): Pass => {
-  const views = Array.from({ length: CHUNK / batch }, (_, i) =>
-    buffer.subarray(i * batch, (i + 1) * batch),
-  );
-  let next = 0;
-  return timed(
-    pages,
-    batch,
-    (hva) => {
-      const into = views[next++ % views.length] ?? buffer;
-      const n = drive(pinUserPagesFast(k, mm, hva, batch, FOLL_WRITE, into));
-      if (n !== batch) throw new Error(`pinned ${n} of ${batch}`);
-    },
-    () => {
-      for (const view of views) unpinUserPages(k, view, batch);
-    },
-  );
+/** All of a pass is taken, and then all given back, so that the clock is read three times only. */
+const timed = (
+  views: Int32Array[],
+  take: (hva: number, into: Int32Array) => void,
+  give: (from: Int32Array) => void,
+): Pass => {
+  const start = performance.now();
+  let hva = HVA;
+  for (const view of views) {
+    take(hva, view);
+    hva += view.length * PAGE_SIZE;
+  }
+  const middle = performance.now();
+  for (const view of views) give(view);
+  const end = performance.now();
+  const pages = (hva - HVA) / PAGE_SIZE;
+  return { take: ((middle - start) * 1e6) / pages, give: ((end - middle) * 1e6) / pages };
 };
+
+/** PIN-fast and unpin. */
+const pinAll = ({ k, mm }: Subject, views: Int32Array[]): Pass =>
+  timed(
+    views,
+    (hva, into) => {
+      const n = drive(pinUserPagesFast(k, mm, hva, into.length, FOLL_WRITE, into));
+      if (n !== into.length) throw new Error(`pinned ${n} of ${into.length}`);
+    },
+    (from) => unpinUserPages(k, from, from.length),
+  );
 
 /** GUP-fast and put. */
-const getAll = ({ k, mm }: Subject, batch: number, pages: number, buffer: Int32Array): Pass => {
-  const views = Array.from({ length: CHUNK / batch }, (_, i) =>
-    buffer.subarray(i * batch, (i + 1) * batch),
-  );
-  let next = 0;
-  return timed(
-    pages,
-    batch,
-    (hva) => {
-      const into = views[next++ % views.length] ?? buffer;
-      const n = drive(gupTestGetFast(k, mm, hva, batch, FOLL_WRITE, into));
-      if (n !== batch) throw new Error(`got ${n} of ${batch}`);
+const getAll = ({ k, mm }: Subject, views: Int32Array[]): Pass =>
+  timed(
+    views,
+    (hva, into) => {
+      const n = drive(gupTestGetFast(k, mm, hva, into.length, FOLL_WRITE, into));
+      if (n !== into.length) throw new Error(`got ${n} of ${into.length}`);
     },
-    () => {
-      for (const view of views) gupTestPut(k, view, batch);
-    },
+    (from) => gupTestPut(k, from, from.length),
   );
-};
 
 /** The same tables read from the root for every batch, entry by entry, and nothing else: ns a page. */
-const walkAll = ({ k, mm }: Subject, batch: number, pages: number, buffer: Int32Array): number =>
+const walkAll = ({ k, mm }: Subject, views: Int32Array[]): Pass =>
   timed(
-    pages,
-    batch,
-    (hva) => {
-      for (let i = 0; i < batch; ) {
-        const leaf = walkLeaf(k, mm, hva + i * PAGE_SIZE);
-        const level = leafLevel(leaf);
-        const word = leafWord(leaf);
-        const first = leafPage(ptepGet(k, word), level, hva + i * PAGE_SIZE);
-        const nr = level === 0 ? 1 : Math.min(batch - i, levelPages(level));
-        if (level === 0) {
-          // The rest of the table follows entry by entry.
-          for (let j = 0; i < batch; j++, i++) buffer[i] = ptepGet(k, word + 2 * j) >>> 10;
-        } else {
-          for (let j = 0; j < nr; j++) buffer[i + j] = first + j;
-          i += nr;
-        }
-      }
-    },
+    views,
+    (hva, into) => walkBatch(k, mm, hva, into),
     () => {},
-  ).take;
+  );
+
+/** The frame of each page of a batch, which lies in one table or one huge entry. */
+const walkBatch = (k: Kernel, mm: MmStruct, hva: number, into: Int32Array): void => {
+  const leaf = walkLeaf(k, mm, hva);
+  const level = leafLevel(leaf);
+  const word = leafWord(leaf);
+  const first = leafPage(ptepGet(k, word), level, hva);
+  for (let i = 0; i < into.length; i++)
+    into[i] = level > 0 ? first + i : ptePage(ptepGet(k, word + i * PTE_WORDS));
+};
 
 const sample = (name: string, peers: string[]): Samples => ({
   suite: 'gup',
@@ -205,15 +198,16 @@ export const gupSuite = async (
       };
     }),
   );
-  const buffer = new Int32Array(CHUNK);
+  const buffer = new Int32Array(HIT_PAGES);
   for (let round = -WARM_UP; round < rounds; round++) {
     announce('gup: present pages');
     for (const batch of BATCHES) {
+      const views = viewsOf(buffer, HIT_PAGES, batch);
       let small: { pin: Pass; get: Pass } | null = null;
       for (const f of figures.filter((figure) => figure.batch === batch)) {
-        const walk = walkAll(f.subject, batch, HIT_PAGES, buffer);
-        const pin = pinAll(f.subject, batch, HIT_PAGES, buffer);
-        const get = getAll(f.subject, batch, HIT_PAGES, buffer);
+        const walk = repeated(f.subject, () => walkAll(f.subject, views)).take;
+        const pin = repeated(f.subject, () => pinAll(f.subject, views));
+        const get = repeated(f.subject, () => getAll(f.subject, views));
         if (!f.subject.huge) small = { pin, get };
         if (round < 0) continue;
         note(f.pin, pin.take, walk, small?.pin.take);
@@ -243,12 +237,13 @@ const faultSamples = (
 ): Samples => {
   const row = sample(`PIN-fast with faults, 512 at a time, ${subject.what}`, [BARE_WALK]);
   const { k, mm } = subject;
+  const views = viewsOf(buffer, FAULT_PAGES, 512);
   for (let round = -FAULT_WARM_UP; round < rounds; round++) {
     announce('gup: faults');
     const error = drive(madvise(k, mm, HVA, FAULT_PAGES * PAGE_SIZE, MADV_DONTNEED));
     if (error !== 0) throw new Error(`madvise: ${error}`);
-    const pass = pinAll(subject, 512, FAULT_PAGES, buffer);
-    const walk = walkAll(subject, 512, FAULT_PAGES, buffer);
+    const pass = pinAll(subject, views);
+    const walk = walkAll(subject, views).take;
     if (round >= 0) note(row, pass.take, walk, undefined);
   }
   return row;
