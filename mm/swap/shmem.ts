@@ -28,7 +28,7 @@ import { unmapFolio } from '../rmap/unmap.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { VM_LOCKED } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
-import { folioAllocSwap, folioFreeSwap, folioUnlockFreeSwap, pageSwapSlot } from './cache.ts';
+import { folioAllocSwap, folioFreeSwap, pageSwapSlot } from './cache.ts';
 import { swapinFileSlot } from './in.ts';
 import { swapDuplicate, swapFree } from './slots.ts';
 
@@ -85,14 +85,9 @@ export function* shmemSwapin(
   pgoff: number,
   slot: number,
 ): Path<number> {
-  const named = (): boolean => mapping.swapped.get(pgoff) === slot;
-  const folio = yield* swapinFileSlot(k, slot, named);
+  const folio = yield* swapinFileSlot(k, slot, () => mapping.swapped.get(pgoff) === slot);
   if (folio < 0) return folio;
-  if (!named()) {
-    folioUnlockFreeSwap(k, folio);
-    folioPut(k, folio);
-    return -EAGAIN;
-  }
+  // Whoever had been first would have taken it out of the swap cache.
   mapDelete(mapping.swapped, pgoff);
   swapFree(k, slot);
   folioFreeSwap(k, folio);

@@ -20,6 +20,7 @@ import type { AddressSpace, Kernel, MmStruct } from '../../mm/types.ts';
 import { uffdOpen, uffdRegister, uffdWriteprotect } from '../../mm/uffd/uffd.ts';
 import { MADV_PAGEOUT, MAP_PRIVATE, MAP_SHARED } from '../../mm/vma/flags.ts';
 import { madvise } from '../../mm/vma/madvise.ts';
+import { mlock } from '../../mm/vma/mlock.ts';
 import { mmCreate } from '../../mm/vma/mm.ts';
 import { munmap } from '../../mm/vma/mmap.ts';
 import {
@@ -124,6 +125,21 @@ describe('a page of shmem is swapped out and in', () => {
     expect(violations(w)).toEqual([]);
   });
 
+  it('a range with a page that is swapped out is no hole: nothing huge is put there', () => {
+    const w = createWorld('linux-7', 16 << 20);
+    swapon(w, 4);
+    const owner = mmCreate(w);
+    const some = shmemCreate(w, 512);
+    const at = mapFile(w, owner, some);
+    store(w, owner, at, 42);
+    drive(reclaimFolio(w, some.pages.get(0) ?? -1));
+    w.state.thp.shmem = true;
+    some.hugeOrder = 9;
+    store(w, owner, at + 5 * PAGE_SIZE, 6);
+    expect([load(w, owner, at), some.pages.size]).toEqual([42, 2]);
+    expect(violations(w)).toEqual([]);
+  });
+
   it('userfaultfd’s protection stays, as a marker', () => {
     uffdOpen(mm);
     drive(uffdRegister(k, mm, hva, PAGE_SIZE));
@@ -157,7 +173,7 @@ describe('what keeps it', () => {
   it('a plain reference, no slot, another kind of file', () => {
     const page = pageAt(k, mm, hva);
     folioGet(k, page);
-    expect(swapOut()).toBe(-EAGAIN);
+    expect([swapOut(), file.pages.get(0), usedSlots()]).toEqual([-EAGAIN, page, 0]);
     folioPut(k, page);
     const none = createWorld();
     const other = shmemCreate(none, 1);
@@ -167,6 +183,12 @@ describe('what keeps it', () => {
     const secret = secretmemCreate(k, 1);
     store(k, mm, mapFile(k, mm, secret, MAP_SHARED), 1);
     expect(drive(reclaimFolio(k, secret.pages.get(0) ?? -1))).toBe(-EINVAL);
+  });
+
+  it('memory that is locked: not even unmapped', () => {
+    expect(drive(mlock(k, mm, hva, PAGE_SIZE))).toBe(0);
+    const before = entryAt(k, mm, hva);
+    expect([swapOut(), entryAt(k, mm, hva)]).toEqual([-EAGAIN, before]);
   });
 
   it('held while it is written: it stays in the swap cache, and comes back as it is', () => {
