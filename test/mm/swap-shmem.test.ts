@@ -91,6 +91,11 @@ describe('a page of shmem is swapped out and in', () => {
     const bytes = new Uint8Array(1);
     swapOut();
     expect([shmemRead(k, file, 0, bytes), bytes[0]]).toEqual([1, 42]);
+    const loading = loadPath(k, mm, hva);
+    stepTo(k, loading, YP_SWAP_READ);
+    expect([shmemRead(k, file, 0, bytes), bytes[0]]).toEqual([1, 42]);
+    expect(finish(loading)).toBe(42);
+    swapOut();
     drive(munmap(k, mm, hva, 3 * PAGE_SIZE));
     drive(mappingPut(k, file));
     expect(usedSlots()).toBe(0);
@@ -201,7 +206,10 @@ describe('what keeps it', () => {
     expect(finish(reclaiming)).toBe(-EAGAIN);
     expect([folioTestSwapcache(k, page), file.swapped.size]).toEqual([true, 1]);
     quiet(1);
-    expect([load(k, mm, hva), pageAt(k, mm, hva), k.state.stat.pswpin]).toEqual([42, page, 0]);
+    k.memory.u8[k.memory.pageOffset(page)] = 43;
+    const bytes = new Uint8Array(1);
+    expect([shmemRead(k, file, 0, bytes), bytes[0]]).toEqual([1, 43]);
+    expect([load(k, mm, hva), pageAt(k, mm, hva), k.state.stat.pswpin]).toEqual([43, page, 0]);
     folioPut(k, page);
     quiet();
   });
