@@ -93,6 +93,8 @@ describe('a page of shmem is swapped out and in', () => {
     expect([shmemRead(k, file, 0, bytes), bytes[0]]).toEqual([1, 42]);
     const loading = loadPath(k, mm, hva);
     stepTo(k, loading, YP_SWAP_READ);
+    // The frame that is to be filled has been something else before.
+    for (const page of k.state.swap.cache.values()) k.memory.zeroPage(page);
     expect([shmemRead(k, file, 0, bytes), bytes[0]]).toEqual([1, 42]);
     expect(finish(loading)).toBe(42);
     swapOut();
