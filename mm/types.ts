@@ -55,6 +55,12 @@ export interface AnonVma {
   kind: 'anon';
   id: number;
   vmas: Vma[];
+  /** The anon_vma of the VMA that was forked when this one was made; null for the first of a family. */
+  parent: AnonVma | null;
+  /** Anon_vmas that have it as their parent; the first of a family counts itself as one. */
+  numChildren: number;
+  /** VMAs whose new pages belong to it. */
+  numActiveVmas: number;
   /** Somebody has the tables of one of its VMAs apart: nobody may put entries into them (rmapWait()). */
   locked: boolean;
 }

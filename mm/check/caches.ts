@@ -3,7 +3,7 @@
  * between the map and the frame, and a swap slot's count is what names it.
  */
 import { PG_ANON_EXCLUSIVE, PG_HUGETLB, PG_KSM, PG_SWAPCACHE, PG_TAIL } from '../frames/table.ts';
-import type { AddressSpace, Kernel } from '../types.ts';
+import type { AddressSpace, AnonVma, Kernel } from '../types.ts';
 import type { Census } from './census.ts';
 
 const headOf = (k: Kernel, page: number): number =>
@@ -13,9 +13,16 @@ const headOf = (k: Kernel, page: number): number =>
 export const checkCaches = (k: Kernel, census: Census, report: string[]): void => {
   for (const [id, object] of k.state.mappings) {
     if (object.id !== id) report.push(`mapping ${object.id} is registered as ${id}`);
-    if (object.kind === 'anon' || object.kind === 'ksm') continue;
-    checkFile(k, object, census, report);
+    if (object.kind === 'anon') checkAnonVma(object, report);
+    else if (object.kind !== 'ksm') checkFile(k, object, census, report);
   }
+};
+
+/** How many VMAs have it for their own: what says whether a fork may use it again. */
+const checkAnonVma = (anonVma: AnonVma, report: string[]): void => {
+  const active = anonVma.vmas.filter((vma) => vma.anonVma === anonVma).length;
+  if (active !== anonVma.numActiveVmas)
+    report.push(`anon_vma ${anonVma.id}: of ${active} VMAs, counted ${anonVma.numActiveVmas}`);
 };
 
 const checkFile = (

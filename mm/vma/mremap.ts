@@ -96,7 +96,6 @@ const copyVma = (r: Remap, vma: Vma): Vma => {
   // Registrations with userfaultfd stay behind, as without UFFD_FEATURE_EVENT_REMAP.
   const flags = vma.flags & ~VM_UFFD_WP;
   const copy = vmaAlloc(r.mm, r.newHva, r.newHva + r.newLen, flags, vma.mapping, pgoff);
-  copy.anonVma = vma.anonVma;
   vmaLink(copy);
   anonVmaClone(copy, vma);
   return copy;

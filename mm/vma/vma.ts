@@ -86,7 +86,6 @@ export const splitVma = (k: Kernel, vma: Vma, hva: number): Vma => {
   splitHugePmdAcross(k, vma, hva);
   const { mm } = vma;
   const upper = vmaAlloc(mm, hva, vma.end, vma.flags, vma.mapping, pgoffAt(vma, hva));
-  upper.anonVma = vma.anonVma;
   hugetlbVmaOpen(upper, vma);
   setField(vma, 'end', hva);
   vmaLink(upper);
@@ -136,10 +135,7 @@ function* mergeWithNext(k: Kernel, mm: MmStruct, i: number): Path<void> {
   const low = mm.vmas[i];
   const high = mm.vmas[i + 1];
   if (low === undefined || high === undefined || !canMerge(low, high)) return;
-  if (low.anonVma === null && high.anonVma !== null) {
-    setField(low, 'anonVma', high.anonVma);
-    anonVmaClone(low, high);
-  }
+  if (low.anonVma === null && high.anonVma !== null) anonVmaClone(low, high);
   vmaDetach(mm, i + 1);
   setField(low, 'end', high.end);
   setField(low, 'flags', low.flags | (high.flags & VM_STICKY));
