@@ -88,8 +88,9 @@ const fillTable = (
 };
 
 /**
- * Splits the huge entry that maps `hva`, if one does, between the notifiers' start and end. Without
- * a yield: nothing that anybody reads or writes changes. Compare split_huge_pmd().
+ * Splits the huge entry that maps `hva`, if one does, between the notifiers' start and end: those of all
+ * 2 MiB, also inside a smaller range, because of the huge zero folio small zero pages take the place.
+ * Without a yield: nothing that anybody reads or writes changes. Compare split_huge_pmd().
  */
 export const splitHugePmd = (k: Kernel, vma: Vma, hva: number): void => {
   if (pmdLeafAt(k, vma.mm, hva) === 0) return;

@@ -54,7 +54,7 @@ import {
   tableEnd,
   walkPte,
 } from '../pgtable/walk.ts';
-import { splitHugePmdLocked } from '../thp/split-pmd.ts';
+import { splitHugePmd } from '../thp/split-pmd.ts';
 import { HPAGE_PMD_SIZE } from '../thp/state.ts';
 import { type Kernel, MMU_NOTIFY_PROTECTION_VMA, type MmStruct, type Vma } from '../types.ts';
 import {
@@ -160,7 +160,7 @@ const changeTable = (
   if (pmd > 0) {
     if (to - from === HPAGE_PMD_SIZE && !usesMarkers(vma, cp))
       return changePresent(k, vma, pmd, ptepGet(k, pmd), prot, cp) ? 1 : 0;
-    splitHugePmdLocked(k, vma, from, pmd);
+    splitHugePmd(k, vma, from);
   }
   let word = walkPte(k, vma.mm, from, usesMarkers(vma, cp));
   if (word < 0) return -ENOMEM;

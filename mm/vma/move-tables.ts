@@ -28,7 +28,7 @@ import {
   walkPte,
 } from '../pgtable/walk.ts';
 import { noteMoved } from '../provenance/provenance.ts';
-import { splitHugePmdLocked } from '../thp/split-pmd.ts';
+import { splitHugePmd } from '../thp/split-pmd.ts';
 import { HPAGE_PMD_SIZE } from '../thp/state.ts';
 import { type Kernel, MMU_NOTIFY_UNMAP, type Vma } from '../types.ts';
 import { VM_HUGETLB, VM_UFFD_WP } from './flags.ts';
@@ -59,7 +59,7 @@ const movePart = (
       flushTlbRange(k, mm, from, from + lenBytes);
       return 0;
     }
-    splitHugePmdLocked(k, vma, from, pmd);
+    splitHugePmd(k, vma, from);
   }
   let source = walkPte(k, mm, from, false);
   if (source <= 0) return 0;

@@ -51,7 +51,7 @@ import {
 import { noteZap } from '../provenance/provenance.ts';
 import { folioRemoveRmap, folioRemoveRmapPmd } from '../rmap/rmap.ts';
 import { freeSwapAndCache, freeSwapCache } from '../swap/cache.ts';
-import { splitHugePmdLocked } from '../thp/split-pmd.ts';
+import { splitHugePmd } from '../thp/split-pmd.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_SIZE } from '../thp/state.ts';
 import { type Kernel, MMU_NOTIFY_UNMAP, type MmStruct, type Vma } from '../types.ts';
 import { VM_HUGETLB, VM_UFFD_WP } from './flags.ts';
@@ -157,7 +157,7 @@ export function* zapRange(
     const to = tableEnd(at, end);
     let pmd = pmdLeafAt(k, mm, at);
     if (pmd > 0 && to - from < HPAGE_PMD_SIZE) {
-      splitHugePmdLocked(k, vma, at, pmd);
+      splitHugePmd(k, vma, at);
       pmd = 0;
     }
     if (pmd > 0) {
