@@ -63,7 +63,7 @@ export interface RandomFailure {
 }
 
 /** Sanitizer passes: a quick one while paths are suspended, the strict one after all have ended. */
-const CHECK_STEPS = 500;
+const CHECK_STEPS = 1000;
 const QUIESCENT_STEPS = 4000;
 
 /**
