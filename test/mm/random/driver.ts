@@ -45,6 +45,8 @@ interface Actor {
   name: string;
   process: Process | null;
   start: number;
+  /** Its last step was a wait. */
+  waits: boolean;
   path: Path<unknown>;
   done: (result: never) => void;
 }
@@ -118,7 +120,7 @@ export class RandomDriver {
   step(): void {
     this.now++;
     if (this.actors.length < MAX_PATHS && this.random.chance(0.5)) this.beginOne();
-    else if (this.actors.length > 0) this.advance(this.random.below(this.actors.length));
+    else if (this.actors.length > 0) this.advance(this.pick());
   }
 
   private beginOne(): void {
@@ -137,7 +139,7 @@ export class RandomDriver {
   drain(): void {
     while (this.actors.length > 0) {
       this.now++;
-      this.advance(this.random.below(this.actors.length));
+      this.advance(this.pick());
     }
   }
 
@@ -221,10 +223,18 @@ export class RandomDriver {
       name,
       process,
       start,
+      waits: false,
       path,
       done: (result: never) => done(result, start),
     };
     this.actors.push(actor);
+  }
+
+  /** One that is to be stepped: mostly not one that waited the last time. */
+  private pick(): number {
+    const { random, actors } = this;
+    const i = random.below(actors.length);
+    return actors[i]?.waits === true && random.chance(0.8) ? random.below(actors.length) : i;
   }
 
   private advance(i: number): void {
@@ -240,7 +250,8 @@ export class RandomDriver {
       actor.done(step.value as never);
       return;
     }
-    this.waits = step.value === YP_WAIT ? this.waits + 1 : 0;
+    actor.waits = step.value === YP_WAIT;
+    this.waits = actor.waits ? this.waits + 1 : 0;
     if (this.waits > MAX_WAITS)
       throw new Error(`deadlock among ${this.actors.map((a) => a.name).join(', ')}`);
   }
