@@ -24,6 +24,7 @@ import { pinUserPagesUnlocked as pinUserPages, unpinUserPages, FOLL_WRITE } from
 import { describe, expect, it } from 'vitest';
 import { folioGet, folioPut } from '../../mm/folio/folio.ts';
 import {
+  forked,
   createProcess,
   createWorld,
   entryAt,
@@ -32,14 +33,7 @@ import {
   pageAt,
   RW,
   withPage,
-  type World,
 } from './support.ts';
-
-const forked = (w: World, p: HostProcess): HostProcess => {
-  const child = drive(fork(w.k, p.mm));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return createProcess(w, child);
-};
 
 const unshare = (p: HostProcess, hva: number): number =>
   drive(handleMmFault(p.k, p.mm, hva, FAULT_FLAG_UNSHARE));

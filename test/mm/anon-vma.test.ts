@@ -1,14 +1,8 @@
 /** anon_vma: which one new pages belong to after a fork. Compare mm/rmap.c, anon_vma_clone(), anon_vma_fork(). */
 import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
-import { drive, fork, type HostProcess, munmap } from '#mm';
-import { createProcess, createWorld, exit, mapAnon, type World } from './support.ts';
-
-const forkOf = (w: World, p: HostProcess): HostProcess => {
-  const child = drive(fork(w.k, p.mm));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return createProcess(w, child);
-};
+import { drive, type HostProcess, munmap } from '#mm';
+import { forked, createProcess, createWorld, exit, mapAnon } from './support.ts';
 
 const chainOf = (p: HostProcess): number => p.mm.vmas[0]?.anonChain.length ?? 0;
 
@@ -17,7 +11,7 @@ describe('anon_vma', () => {
     const w = createWorld();
     const parent = createProcess(w);
     parent.store8(mapAnon(parent, 1), 1);
-    const child = forkOf(w, parent);
+    const child = forked(w, parent);
     const [mine, its] = [parent.mm.vmas[0]?.anonVma, child.mm.vmas[0]?.anonVma];
     expect(its).not.toBe(mine);
     expect(its?.parent).toBe(mine);
@@ -30,7 +24,7 @@ describe('anon_vma', () => {
     const hva = mapAnon(p, 1);
     p.store8(hva, 1);
     for (let generation = 0; generation < 50; generation++) {
-      const child = forkOf(w, p);
+      const child = forked(w, p);
       exit(p);
       child.store8(hva, generation);
       p = child;
@@ -46,10 +40,10 @@ describe('anon_vma', () => {
     const parent = createProcess(w);
     const hva = mapAnon(parent, 1);
     parent.store8(hva, 1);
-    const first = forkOf(w, parent);
-    const second = forkOf(w, parent);
+    const first = forked(w, parent);
+    const second = forked(w, parent);
     drive(munmap(w.k, parent.mm, hva, PAGE_SIZE));
-    const third = forkOf(w, second);
+    const third = forked(w, second);
     expect(third.mm.vmas[0]?.anonVma).not.toBe(first.mm.vmas[0]?.anonVma);
     expect(third.mm.vmas[0]?.anonVma?.parent).toBe(second.mm.vmas[0]?.anonVma);
   });

@@ -30,7 +30,6 @@ import { splitHugePmd } from '../../mm/thp/split-pmd.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from '../../mm/thp/state.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
 import { MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_READ } from '../../mm/vma/flags.ts';
-import { fork } from '../../mm/vma/fork.ts';
 import { mmapRead, mmapWriteTrylock, mmapWriteUnlock } from '../../mm/vma/lock.ts';
 import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
@@ -38,6 +37,7 @@ import { mmap } from '../../mm/vma/mmap.ts';
 import { mprotect } from '../../mm/vma/mprotect.ts';
 import { findVma } from '../../mm/vma/vma.ts';
 import {
+  forkMm,
   createWorld,
   finish,
   load,
@@ -69,11 +69,7 @@ const pmdAt = (hva: number, of = mm): number => {
   return word > 0 ? ptepGet(k, word) : 0;
 };
 const headAt = (hva: number, of = mm): number => ptePage(pmdAt(hva, of));
-const forkOf = (parent: MmStruct): MmStruct => {
-  const child = drive(fork(k, parent));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return child;
-};
+const forkOf = (parent: MmStruct): MmStruct => forkMm(k, parent);
 const pin = (hva: number, n: number, flags: number): number =>
   drive(pinUserPagesUnlocked(k, mm, hva, n, flags, pages));
 const pinFast = (hva: number, n: number, flags: number): number =>

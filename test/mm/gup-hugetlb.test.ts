@@ -16,10 +16,9 @@ import { pmdLeafAt, ptepGet, walkEntry } from '../../mm/pgtable/walk.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from '../../mm/thp/state.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
 import { MAP_ANONYMOUS, MAP_HUGETLB, MAP_PRIVATE } from '../../mm/vma/flags.ts';
-import { fork } from '../../mm/vma/fork.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { mmap } from '../../mm/vma/mmap.ts';
-import { createWorld, mapFile, pinsLive, RW, store, violations } from './gup-world.ts';
+import { forkMm, createWorld, mapFile, pinsLive, RW, store, violations } from './gup-world.ts';
 
 let k: Kernel;
 let mm: MmStruct;
@@ -39,11 +38,7 @@ const pmdAt = (hva: number, of = mm): number => {
   return word > 0 ? ptepGet(k, word) : 0;
 };
 const headAt = (hva: number, of = mm): number => ptePage(pmdAt(hva, of));
-const forkOf = (parent: MmStruct): MmStruct => {
-  const child = drive(fork(k, parent));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return child;
-};
+const forkOf = (parent: MmStruct): MmStruct => forkMm(k, parent);
 const pin = (hva: number, n: number, flags: number): number =>
   drive(pinUserPagesUnlocked(k, mm, hva, n, flags, pages));
 const pinFast = (hva: number, n: number, flags: number): number =>

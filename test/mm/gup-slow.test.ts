@@ -23,7 +23,6 @@ import { getUserPagesLocked } from '../../mm/gup/walk.ts';
 import { drive, type Path, YP_WAIT } from '../../mm/path.ts';
 import { pteWrite } from '../../mm/pgtable/pte.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
-import { fork } from '../../mm/vma/fork.ts';
 import {
   MADV_DONTNEED,
   MAP_PRIVATE,
@@ -37,6 +36,7 @@ import { mmapRead } from '../../mm/vma/lock.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { mmap, munmap } from '../../mm/vma/mmap.ts';
 import {
+  forkMm,
   byteOf,
   createWorld,
   entryAt,
@@ -55,11 +55,7 @@ let k: Kernel;
 let mm: MmStruct;
 const pages = new Int32Array(64);
 
-const forkOf = (parent: MmStruct): MmStruct => {
-  const child = drive(fork(k, parent));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return child;
-};
+const forkOf = (parent: MmStruct): MmStruct => forkMm(k, parent);
 const pin = (hva: number, n: number, flags: number, of = mm): number =>
   drive(pinUserPagesUnlocked(k, of, hva, n, flags, pages));
 const get = (hva: number, n: number, flags: number, of = mm): number =>

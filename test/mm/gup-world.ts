@@ -11,9 +11,9 @@ import { createPolicy, type PolicyName } from '../../mm/policy.ts';
 import type { AddressSpace, Kernel, MmStruct } from '../../mm/types.ts';
 import { MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED } from '../../mm/vma/flags.ts';
 import { mmap } from '../../mm/vma/mmap.ts';
-import { RW, stepTo } from './support.ts';
+import { forkMm, RW, stepTo } from './support.ts';
 
-export { RW, stepTo };
+export { forkMm, RW, stepTo };
 
 export const createWorld = (policy: PolicyName = 'linux-7', ramBytes = 8 << 20): Kernel => {
   const k = createKernel({

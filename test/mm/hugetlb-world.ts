@@ -4,7 +4,6 @@ import {
   type AddressSpace,
   assertKernel,
   drive,
-  fork,
   HUGETLB_ORDER_2M,
   type HostProcess,
   hugetlbFileSetup,
@@ -18,7 +17,9 @@ import {
 import type { Hstate } from '../../mm/hugetlb/state.ts';
 import { leafLevel, leafWord, ptepGet, walkLeaf } from '../../mm/pgtable/walk.ts';
 import { ptePage, ptePresent } from '../../mm/pgtable/pte.ts';
-import { createProcess, createWorld, RW, type World } from './support.ts';
+import { forked, createProcess, createWorld, RW, type World } from './support.ts';
+
+export { forked };
 
 export const HUGE = 2 << 20;
 export const HUGE_NR = HUGE / PAGE_SIZE;
@@ -76,13 +77,6 @@ export const mapHugeFile = (
   prot = RW,
 ): number =>
   drive(mmap(p.k, p.mm, { lenBytes: mapping.nrPages * PAGE_SIZE, prot, flags, mapping }));
-
-/** fork(), which must work, as a process on the world's hart. */
-export const forked = (w: World, p: HostProcess): HostProcess => {
-  const child = drive(fork(w.k, p.mm));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return createProcess(w, child);
-};
 
 /** The entry that ends the walk for an address, of whatever level. */
 export const leafAt = ({ k, mm }: HostProcess, hva: number): { entry: number; level: number } => {

@@ -38,12 +38,12 @@ import {
   MREMAP_MAYMOVE,
   PROT_READ,
 } from '../../mm/vma/flags.ts';
-import { fork } from '../../mm/vma/fork.ts';
 import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { mprotect } from '../../mm/vma/mprotect.ts';
 import { mremap } from '../../mm/vma/mremap.ts';
 import {
+  forkMm,
   createWorld,
   entryAt,
   finish,
@@ -75,11 +75,7 @@ const isKsm = (owner: MmStruct, hva: number): boolean =>
   folioTestFlags(k, pageAt(k, owner, hva), PG_KSM);
 const pin = (hva: number, flags: number): number =>
   drive(pinUserPagesFast(k, mm, hva, 1, flags, pages));
-const forkOf = (parent: MmStruct): MmStruct => {
-  const child = drive(fork(k, parent));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return child;
-};
+const forkOf = (parent: MmStruct): MmStruct => forkMm(k, parent);
 const quiet = (): void => expect(violations(k)).toEqual([]);
 
 beforeEach(() => {

@@ -31,11 +31,11 @@ import {
   type MmStruct,
   type NotifierRange,
 } from '../../mm/types.ts';
-import { fork } from '../../mm/vma/fork.ts';
 import { MAP_PRIVATE, PROT_READ } from '../../mm/vma/flags.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { munmap } from '../../mm/vma/mmap.ts';
 import {
+  forkMm,
   byteOf,
   createWorld,
   entryAt,
@@ -71,11 +71,7 @@ const subscribe = (to: MmStruct): void => {
   mmuNotifierRegister(k, to, 'test', 1);
 };
 const migrate = (page: number): number => drive(migrateFolio(k, page));
-const forkOf = (parent: MmStruct): MmStruct => {
-  const child = drive(fork(k, parent));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return child;
-};
+const forkOf = (parent: MmStruct): MmStruct => forkMm(k, parent);
 const flagsOf = (pte: number): number => pte & ((1 << PTE_PPN_SHIFT) - 1);
 
 beforeEach(() => {

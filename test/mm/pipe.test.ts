@@ -10,7 +10,6 @@ import {
   ENOMEM,
   fixedBufferRead,
   fixedBufferWrite,
-  fork,
   type GupApi,
   type HostProcess,
   ioUringRegisterBuffer,
@@ -31,7 +30,7 @@ import {
   vmspliceToPipe,
   vmspliceToUser,
 } from '#mm';
-import { createProcess, createWorld, exit, mapAnon, type World } from './support.ts';
+import { forked, createProcess, createWorld, exit, mapAnon, type World } from './support.ts';
 
 const worldWith = (vmsplice: GupApi): World => {
   const w = createWorld();
@@ -46,12 +45,6 @@ const readByte = (k: Kernel, pipe: Pipe): number => {
   const byte = new Uint8Array(1);
   expect(pipeRead(k, pipe, byte)).toBe(1);
   return byte[0]!;
-};
-
-const forkOf = (w: World, p: HostProcess): HostProcess => {
-  const child = drive(fork(w.k, p.mm));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return createProcess(w, child);
 };
 
 const pinsLive = (k: Kernel): number =>
@@ -135,7 +128,7 @@ describe('vmsplice (2.2, 2.18)', () => {
       const parent = createProcess(w);
       const hva = mapAnon(parent, 1);
       parent.store8(hva, 1);
-      const child = forkOf(w, parent);
+      const child = forked(w, parent);
       const pipe = createPipe(w.k);
       splice(child, pipe, hva, 1);
       drive(munmap(w.k, child.mm, hva, PAGE_SIZE));
@@ -148,7 +141,7 @@ describe('vmsplice (2.2, 2.18)', () => {
     const p = createProcess(w);
     const hva = mapAnon(p, 1);
     p.store8(hva, 1);
-    const child = forkOf(w, p);
+    const child = forked(w, p);
     const pipe = createPipe(w.k);
     splice(p, pipe, hva, 1);
     p.store8(hva, 2);
@@ -162,7 +155,7 @@ describe('vmsplice (2.2, 2.18)', () => {
     const p = createProcess(w);
     const hva = mapAnon(p, 1);
     p.store8(hva, 1);
-    const child = forkOf(w, p);
+    const child = forked(w, p);
     const pipe = createPipe(w.k);
     splice(p, pipe, hva, 1);
     p.store8(hva, 2);
@@ -227,7 +220,7 @@ describe('io_uring fixed buffers', () => {
     const buffer = register(w.k, p.mm, hva + 10, PAGE_SIZE);
     if (typeof buffer === 'number') throw new Error(`register: ${buffer}`);
     expect(p.mm.pinnedVm).toBe(2);
-    const child = forkOf(w, p);
+    const child = forked(w, p);
     p.store8(hva + PAGE_SIZE, 2);
     const into = new Uint8Array(1);
     fixedBufferRead(w.k, buffer, PAGE_SIZE - 10, into);

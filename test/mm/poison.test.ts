@@ -21,11 +21,11 @@ import { swapon } from '../../mm/swap/slots.ts';
 import { HPAGE_PMD_NR, HPAGE_PMD_ORDER, HPAGE_PMD_SIZE } from '../../mm/thp/state.ts';
 import type { Kernel, MmStruct } from '../../mm/types.ts';
 import { MADV_MERGEABLE, MAP_ANONYMOUS, MAP_HUGETLB, MAP_PRIVATE } from '../../mm/vma/flags.ts';
-import { fork } from '../../mm/vma/fork.ts';
 import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { mmap, munmap } from '../../mm/vma/mmap.ts';
 import {
+  forkMm,
   createWorld,
   entryAt,
   freeOf,
@@ -47,11 +47,7 @@ const fail = (page: number): number => drive(memoryFailure(k, page));
 const pin = (hva: number, n: number, flags: number): number =>
   drive(pinUserPagesUnlocked(k, mm, hva, n, flags, pages));
 const poisoned = (page: number): boolean => (k.state.frames.flags[page]! & PG_HWPOISON) !== 0;
-const forkOf = (parent: MmStruct): MmStruct => {
-  const child = drive(fork(k, parent));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return child;
-};
+const forkOf = (parent: MmStruct): MmStruct => forkMm(k, parent);
 
 beforeEach(() => {
   k = createWorld('linux-7', 32 << 20);

@@ -3,7 +3,6 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
 import {
   drive,
-  fork,
   type HostProcess,
   hugetlbSetPool,
   type Kernel,
@@ -32,6 +31,7 @@ import { ksmScan } from '../../mm/ksm/scan.ts';
 import { swapon } from '../../mm/swap/slots.ts';
 import { VM_SOFTDIRTY } from '../../mm/vma/flags.ts';
 import {
+  forked,
   createProcess,
   createWorld,
   entryAt,
@@ -64,11 +64,7 @@ const mapShared = (nrPages: number, pgoff = 0): number => {
   return drive(mmap(k, p.mm, request));
 };
 
-const forkOf = (parent: HostProcess): HostProcess => {
-  const child = drive(fork(k, parent.mm));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return createProcess(w, child);
-};
+const forkOf = (parent: HostProcess): HostProcess => forked(w, parent);
 
 describe('/proc/PID/maps — fs/proc/task_mmu.c:show_map_vma()', () => {
   /** start-end rights offset dev inode [name] */

@@ -4,7 +4,6 @@ import { PAGE_SIZE } from '#emu';
 import {
   checkKernel,
   drive,
-  fork,
   type HostProcess,
   HUGETLB_ORDER_2M,
   hugetlbSetPool,
@@ -24,7 +23,7 @@ import {
 } from '#mm';
 import { FOLL_LONGTERM, FOLL_WRITE, pinUserPagesFast, unpinUserPage } from '#mm/driver-api';
 import { PG_ANON_EXCLUSIVE } from '../../mm/frames/table.ts';
-import { createProcess, createWorld, mapAnon, pageAt, RW, type World } from './support.ts';
+import { forked, createProcess, createWorld, mapAnon, pageAt, RW, type World } from './support.ts';
 
 const MREMAP_MAYMOVE_FIXED = 3;
 
@@ -49,11 +48,7 @@ const pin = (at = hva, flags = FOLL_WRITE): number => {
   expect(drive(pinUserPagesFast(k, p.mm, at, 1, flags, pages))).toBe(1);
   return pages[0]!;
 };
-const forkOf = (): HostProcess => {
-  const child = drive(fork(k, p.mm));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return createProcess(w, child);
-};
+const forkOf = (): HostProcess => forked(w, p);
 
 describe('I4: the page that was pinned is the page that is mapped', () => {
   it('through fork and writes on both sides, for a pin of either sort', () => {

@@ -4,6 +4,7 @@ import {
   createKernel,
   createPolicy,
   drive,
+  fork,
   HostProcess,
   type Kernel,
   MAP_ANONYMOUS,
@@ -77,6 +78,17 @@ export const createWorld = (ramBytes = 32 * MIB, satpMode?: number): World => {
 /** A new process on the world's hart. */
 export const createProcess = (w: World, mm: MmStruct = mmCreate(w.k)): HostProcess =>
   new HostProcess(w.k, mm, w.mmu);
+
+/** A child of an address space. @throws Error where fork fails */
+export const forkMm = (k: Kernel, parent: MmStruct): MmStruct => {
+  const child = drive(fork(k, parent));
+  if (typeof child === 'number') throw new Error(`fork: ${child}`);
+  return child;
+};
+
+/** A child of a process, on the same hart. @throws Error where fork fails */
+export const forked = (w: World, p: HostProcess): HostProcess =>
+  createProcess(w, forkMm(w.k, p.mm));
 
 /** Maps private anonymous memory; its hva. */
 export const mapAnon = (p: HostProcess, nrPages: number, prot = RW, hva = 0): number =>

@@ -35,6 +35,7 @@ import { fork } from '../../mm/vma/fork.ts';
 import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import {
+  forkMm,
   createWorld,
   entryAt,
   finish,
@@ -58,11 +59,7 @@ const pages = new Int32Array(1);
 
 const reclaimPath = (): Path<number> => reclaimFolio(k, page);
 const pinPath = (): Path<number> => pinUserPagesFast(k, mm, hva, 1, FOLL_WRITE, pages);
-const forkOf = (parent: MmStruct): MmStruct => {
-  const child = drive(fork(k, parent));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return child;
-};
+const forkOf = (parent: MmStruct): MmStruct => forkMm(k, parent);
 const usedSlots = (): number => SLOTS - k.state.swap.nrFree;
 /** So that the unmapping of a page can be stopped before it begins. */
 const subscribe = (): void => {

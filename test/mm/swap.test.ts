@@ -25,11 +25,11 @@ import { swapCount, swapon } from '../../mm/swap/slots.ts';
 import type { Kernel, MmStruct, NotifierRange } from '../../mm/types.ts';
 import { MMU_NOTIFY_CLEAR } from '../../mm/types.ts';
 import { MADV_DONTNEED, MADV_PAGEOUT, PROT_READ } from '../../mm/vma/flags.ts';
-import { fork } from '../../mm/vma/fork.ts';
 import { madvise } from '../../mm/vma/madvise.ts';
 import { mmCreate, mmExit } from '../../mm/vma/mm.ts';
 import { mprotect } from '../../mm/vma/mprotect.ts';
 import {
+  forkMm,
   createWorld,
   entryAt,
   freeOf,
@@ -55,11 +55,7 @@ const written = (byte: number, owner = mm): number => {
 const reclaim = (page: number): number => drive(reclaimFolio(k, page));
 /** Swaps out what `owner` maps at hva. */
 const swapOut = (hva: number, owner = mm): number => reclaim(pageAt(k, owner, hva));
-const forkOf = (parent: MmStruct): MmStruct => {
-  const child = drive(fork(k, parent));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return child;
-};
+const forkOf = (parent: MmStruct): MmStruct => forkMm(k, parent);
 const slotAt = (owner: MmStruct, hva: number): number => {
   const entry = entryAt(k, owner, hva);
   if (ptePresent(entry) || !isSwapEntry(entry)) throw new Error('no swap entry');

@@ -3,7 +3,6 @@ import { PAGE_SIZE } from '#emu';
 import {
   checkKernel,
   drive,
-  fork,
   HPAGE_PMD_NR,
   HPAGE_PMD_ORDER,
   HPAGE_PMD_SIZE,
@@ -23,6 +22,8 @@ import {
 import { expect } from 'vitest';
 import { pmdLeafAt, ptepGet } from '../../mm/pgtable/walk.ts';
 import { createProcess, createWorld, RW, type World } from './support.ts';
+
+export { forked } from './support.ts';
 
 export { HPAGE_PMD_NR, HPAGE_PMD_SIZE };
 
@@ -102,12 +103,6 @@ export const withSmallPages = (ramMib = 32): OneThp => {
   const hva = mapAt(p, HPAGE_PMD_NR);
   fill(p, hva, HPAGE_PMD_NR, FILLED);
   return { w, k: w.k, p, hva, folio: -1 };
-};
-
-export const forked = (w: World, p: HostProcess): HostProcess => {
-  const child = drive(fork(w.k, p.mm));
-  if (typeof child === 'number') throw new Error(`fork: ${child}`);
-  return createProcess(w, child);
 };
 
 export const adviseHuge = (p: HostProcess, nrPages: number, huge = true, hva = AT): void => {
