@@ -1,48 +1,11 @@
 /** Negative errno values as people read them. */
-import {
-  EACCES,
-  EAGAIN,
-  EBUSY,
-  EEXIST,
-  EFAULT,
-  EHWPOISON,
-  EINTR,
-  EINVAL,
-  EIO,
-  EMLINK,
-  ENODEV,
-  ENOENT,
-  ENOMEM,
-  ENOSPC,
-  ENXIO,
-  EOPNOTSUPP,
-  EOVERFLOW,
-  EPERM,
-  EREMOTEIO,
-} from '#mm';
+import * as mm from '#mm';
 
+/** Every error number that the door of mm/ names. */
 const NAMES = new Map<number, string>(
-  Object.entries({
-    EACCES,
-    EAGAIN,
-    EBUSY,
-    EEXIST,
-    EFAULT,
-    EHWPOISON,
-    EINTR,
-    EINVAL,
-    EIO,
-    EMLINK,
-    ENODEV,
-    ENOENT,
-    ENOMEM,
-    ENOSPC,
-    ENXIO,
-    EOPNOTSUPP,
-    EOVERFLOW,
-    EPERM,
-    EREMOTEIO,
-  }).map(([name, value]) => [value, name]),
+  Object.entries(mm).flatMap(([name, value]) =>
+    typeof value === 'number' && /^E[A-Z0-9]+$/.test(name) ? [[value, name]] : [],
+  ),
 );
 
 /** -12 -> "-ENOMEM"; any other number as it is. */
