@@ -82,36 +82,39 @@ function* touchPages(
   return 0;
 }
 
-/** fault_in_readable(): [hva, hva + lenBytes) can be read now. @returns bytes not faulted in */
-export function* faultInReadable(
+/** Touches by copying one byte each time. @returns bytes not faulted in */
+function* touchByCopy(
   k: Kernel,
   mm: MmStruct,
   hva: number,
   lenBytes: number,
+  copy: typeof copyFromUser,
 ): Path<number> {
   if (hva + lenBytes > taskSize(k)) return lenBytes;
   const byte = new Uint8Array(1);
   return yield* touchPages(hva, lenBytes, function* (at) {
-    return (yield* copyFromUser(k, mm, at, byte)) !== 0;
+    return (yield* copy(k, mm, at, byte)) !== 0;
   });
 }
+
+/** fault_in_readable(): [hva, hva + lenBytes) can be read now. @returns bytes not faulted in */
+export const faultInReadable = (
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  lenBytes: number,
+): Path<number> => touchByCopy(k, mm, hva, lenBytes, copyFromUser);
 
 /**
  * fault_in_writeable(): the same for writing, by writing: a zero in each page. With tags below the
  * size of a page, which riscv has not, fault_in_subpage_writeable() would look at those too.
  */
-export function* faultInWriteable(
+export const faultInWriteable = (
   k: Kernel,
   mm: MmStruct,
   hva: number,
   lenBytes: number,
-): Path<number> {
-  if (hva + lenBytes > taskSize(k)) return lenBytes;
-  const zero = new Uint8Array(1);
-  return yield* touchPages(hva, lenBytes, function* (at) {
-    return (yield* copyToUser(k, mm, at, zero)) !== 0;
-  });
-}
+): Path<number> => touchByCopy(k, mm, hva, lenBytes, copyToUser);
 
 /** fault_in_safe_writeable(): the same, and nothing is written. */
 export function* faultInSafeWriteable(

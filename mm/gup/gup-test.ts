@@ -8,6 +8,7 @@ import type { Path } from '../path.ts';
 import { noteRelease } from '../provenance/provenance.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import { getUserPagesFast } from './fast.ts';
+import { endOfRun } from './unpin.ts';
 
 /** get_user_pages_fast() of `nrPages` pages, as it stands there. @returns pages referenced or -errno */
 export const gupTestGetFast = (
@@ -24,9 +25,8 @@ export const gupTestPut = (k: Kernel, pages: Int32Array, nrPages: number): void 
   noteRelease(k, 'get', pages, nrPages);
   for (let i = 0; i < nrPages; ) {
     const folio = folioOf(k, pages[i]!);
-    let run = 1;
-    while (i + run < nrPages && folioOf(k, pages[i + run]!) === folio) run++;
-    folioPut(k, folio, run);
-    i += run;
+    const end = endOfRun(k, pages, i, nrPages, folio);
+    folioPut(k, folio, end - i);
+    i = end;
   }
 };

@@ -49,7 +49,7 @@ const checkPinnedPage = (k: Kernel, page: number): void => {
 };
 
 /** End of the run of pages of one folio that begins at pages[i]. Compare gup_folio_next(). */
-const endOfRun = (
+export const endOfRun = (
   k: Kernel,
   pages: Int32Array,
   i: number,

@@ -132,18 +132,27 @@ export const notifySecondaryTlbs = (k: Kernel, mm: MmStruct, start: number, end:
 export const mmuNotifierTestYoung = (k: Kernel, mm: MmStruct, hva: number): boolean =>
   mm.notifiers.some(({ ops, owner }) => opsOf(k, ops).testYoung?.(owner, mm, hva) ?? false);
 
+/** Every subscriber is asked, also after one has said yes. */
+const clearEach = (
+  k: Kernel,
+  mm: MmStruct,
+  start: number,
+  end: number,
+  hook: 'clearYoung' | 'clearFlushYoung',
+): boolean => {
+  let young = false;
+  for (const { ops, owner } of mm.notifiers)
+    if (opsOf(k, ops)[hook]?.(owner, mm, start, end)) young = true;
+  return young;
+};
+
 /** Has any used [start, end)? From now on nobody has; TLBs may go on saying so. Compare mmu_notifier_clear_young(). */
 export const mmuNotifierClearYoung = (
   k: Kernel,
   mm: MmStruct,
   start: number,
   end: number,
-): boolean => {
-  let young = false;
-  for (const { ops, owner } of mm.notifiers)
-    if (opsOf(k, ops).clearYoung?.(owner, mm, start, end)) young = true;
-  return young;
-};
+): boolean => clearEach(k, mm, start, end, 'clearYoung');
 
 /** The same, TLBs flushed. Compare mmu_notifier_clear_flush_young(). */
 export const mmuNotifierClearFlushYoung = (
@@ -151,12 +160,7 @@ export const mmuNotifierClearFlushYoung = (
   mm: MmStruct,
   start: number,
   end: number,
-): boolean => {
-  let young = false;
-  for (const { ops, owner } of mm.notifiers)
-    if (opsOf(k, ops).clearFlushYoung?.(owner, mm, start, end)) young = true;
-  return young;
-};
+): boolean => clearEach(k, mm, start, end, 'clearFlushYoung');
 
 /** The address space is about to lose every page: subscribers drop all and are forgotten. */
 export const mmuNotifierRelease = (k: Kernel, mm: MmStruct): void => {
