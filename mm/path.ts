@@ -39,6 +39,21 @@ export const YP_COLLAPSE_COPIED = 25; // the new huge folio holds the bytes, and
 export const YP_MOVE_ENTRY = 26; // mremap has moved the entries of one table
 export const YP_SEAL_WAIT = 27; // write-sealing a memfd has seen pages with references beyond its own, and waits a while
 
+export const YP_BIO_SUBMITTED = 28; // a bio is in flight, memory not yet read or written
+export const YP_BIO_TRANSFERRED = 29; // its bytes have moved, it is not yet completed
+export const YP_WRITEBACK_CLEANED = 30; // clear_dirty_for_io is done, the folio still locked
+export const YP_WRITEBACK_STARTED = 31; // the folio is under writeback, its lock dropped
+export const YP_MKWRITE = 32; // page_mkwrite has run, the folio locked, the entry not yet writable
+export const YP_TRUNCATE_UNMAPPED = 33; // entries beyond the new end are gone, the pages still cached
+export const YP_REMOTE_COPIED = 34; // access_remote_vm has copied the bytes, the folio not yet marked dirty
+export const YP_DIO_MAPPED = 35; // direct I/O has its pages, and not yet submitted
+export const YP_NET_SENT = 36; // a request is with the server, its pages not yet read or written
+export const YP_LONGTERM_UNPINNED = 37; // a long-term pin has found pages that may not stay, and let go of all
+export const YP_ISOLATED_BLOCKS = 38; // pageblocks are isolated, their pages not yet moved
+export const YP_RECLAIM = 39; // between two folios that reclaim looks at
+export const YP_COMPACT = 40; // between two folios that compaction moves
+export const YP_LAYOUT_BREAK = 41; // a DAX file waits for pages that somebody holds
+
 /**
  * Runs a path to its end at once.
  * @throws Error when the path waits: alone, nobody could ever release what it waits for

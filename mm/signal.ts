@@ -18,9 +18,21 @@ export const SIGNAL_FATAL = 2;
 export interface Task {
   /** SIGNAL_*: the worst that is pending. */
   pending: number;
+  /**
+   * PF_MEMALLOC_PIN, counted: its allocations are for pages that will be pinned for long, so none may
+   * come from where pages have to be able to move.
+   */
+  memallocPin: number;
 }
 
-export const createTask = (): Task => ({ pending: SIGNAL_NONE });
+export const createTask = (): Task => ({ pending: SIGNAL_NONE, memallocPin: 0 });
+
+/** memalloc_pin_save() and memalloc_pin_restore(): scopes nest. */
+export const memallocPinBegin = (k: Kernel): void =>
+  setField(k.task, 'memallocPin', k.task.memallocPin + 1);
+
+export const memallocPinEnd = (k: Kernel): void =>
+  setField(k.task, 'memallocPin', k.task.memallocPin - 1);
 
 /** @param signal SIGNAL_PENDING or SIGNAL_FATAL; a fatal one stays */
 export const sendSignal = (k: Kernel, signal: number): void => {

@@ -10,7 +10,9 @@ import type { FrameTable } from './frames/table.ts';
 import type { ZoneDevice } from './frames/zone-device.ts';
 import type { ProcMemForce } from './gup/proc-mem.ts';
 import type { Zone } from './frames/zone.ts';
+import type { BlockDevice } from './block/state.ts';
 import type { DeviceMemory } from './fs/device.ts';
+import type { ExtentFs, ExtentInode } from './fs/extent/state.ts';
 import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
 import type { FixedBuffer } from './io-uring/buffers.ts';
 import type { KsmNode, KsmState } from './ksm/state.ts';
@@ -80,7 +82,11 @@ export interface DetachedTable {
  * page, and one reference.
  */
 export interface AddressSpace {
-  kind: 'shmem' | 'hugetlbfs' | 'secretmem' | 'device';
+  /**
+   * `extent` and `fsdax` are files of a file system on a block device (mm/fs/extent/): the one has a
+   * page cache, of the other mappings show the blocks themselves.
+   */
+  kind: 'shmem' | 'hugetlbfs' | 'secretmem' | 'device' | 'extent' | 'fsdax';
   id: number;
   nrPages: number;
   /** pgoff -> page. */
@@ -95,6 +101,15 @@ export interface AddressSpace {
   resv: ResvMap | null;
   /** device: the frames that mappings of it show; otherwise null. */
   device: DeviceMemory | null;
+  /** extent, fsdax: the file; otherwise null. */
+  inode: ExtentInode | null;
+  /**
+   * invalidate_lock: for reading while a page is put into the cache, for writing while pages leave it
+   * and what is behind them changes.
+   */
+  invalidateLock: RwLock;
+  /** The first error of writeback that nobody has been told of yet, -errno; 0 = none. */
+  wbErr: number;
   /** VMAs that map the file (i_mmap). */
   vmas: Vma[];
   /** References by open files and VMAs; the pages go when it drops to 0. */
@@ -283,6 +298,9 @@ export interface KernelState {
   /** Open pipes, and buffers registered with io_uring, by id: they hold pages. */
   pipes: Map<number, Pipe>;
   fixedBuffers: Map<number, FixedBuffer>;
+  /** Block devices and the file systems on them, by id. */
+  blockDevices: Map<number, BlockDevice>;
+  filesystems: Map<number, ExtentFs>;
   /** Who holds what by GUP; null: not recorded. */
   provenance: Provenance | null;
   stat: VmStat;

@@ -19,8 +19,7 @@ import {
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { PG_HWPOISON } from '../frames/table.ts';
 import { deviceFault } from '../fs/device.ts';
-import { secretmemGetPage } from '../fs/secretmem.ts';
-import { shmemGetPage } from '../fs/shmem.ts';
+import { operationsOf } from '../fs/operations.ts';
 import { type Path, YP_FAULT_COPIED } from '../path.ts';
 import {
   maybeMkwrite,
@@ -48,9 +47,7 @@ import { FAULT_FLAG_WRITE } from './flags.ts';
 /** The page of the file, its folio locked and with a reference; -errno. Compare __do_fault(). */
 const filePage = (k: Kernel, vma: Vma, mapping: AddressSpace, hva: number): Path<number> => {
   const pgoff = linearPageIndex(vma, hva);
-  return mapping.kind === 'secretmem'
-    ? secretmemGetPage(k, mapping, pgoff)
-    : shmemGetPage(k, mapping, pgoff, vma.flags);
+  return operationsOf(mapping).getPage(k, mapping, pgoff, vma.flags);
 };
 
 /** What the tables say about `hva`: none, or a marker that there is one table for. */

@@ -16,6 +16,11 @@ import { MAX_PAGE_ORDER, pageZone, ZONE_DMA32, type Zone } from './zone.ts';
 export const GFP_ZERO = 1 << 0;
 /** Below physical 4 GiB only. */
 export const GFP_DMA32 = 1 << 1;
+/**
+ * The pages can be moved while they are in use (GFP_HIGHUSER_MOVABLE): those of users and of page
+ * caches. Whoever will hold them for long allocates under memallocPinBegin(), which takes this away.
+ */
+export const GFP_MOVABLE = 1 << 2;
 /** For the kernel's own use: any zone, contents unspecified. */
 export const GFP_KERNEL = 0;
 

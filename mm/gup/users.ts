@@ -44,6 +44,13 @@ export type GupUserId =
   | 'vmsplice'
   | 'io-uring-buffers'
   | 'memfd-pin-folios'
+  | 'block-dio'
+  | 'nfs-dio'
+  | 'ceph-dio'
+  | 'fuse-dio'
+  | 'rdma'
+  | 'rdma-odp'
+  | 'vfio'
   | 'gup-test';
 
 export const GUP_USERS: readonly GupUser[] = [
@@ -91,7 +98,7 @@ export const GUP_USERS: readonly GupUser[] = [
   {
     id: 'access-remote-vm',
     what: 'ptrace, /proc/PID/mem, what a VMM loads into its guest: __access_remote_vm()',
-    api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'get' },
+    api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'copy' },
     uses: {
       get: {
         hold: 'bounded',
@@ -100,6 +107,23 @@ export const GUP_USERS: readonly GupUser[] = [
         notifier: 'no',
         unsafe:
           'in a shared file mapping writeback may come between lookup and copy: dirty without page_mkwrite()',
+      },
+      pin: {
+        hold: 'bounded',
+        until: 'the bytes of one page are copied',
+        dirty: 'before the unpin',
+        notifier: 'no',
+        unsafe:
+          'nothing where writeback looks for pins (pinned-writeback=bounce); where it does not, the same race',
+      },
+      copy: {
+        hold: 'none',
+        until: 'nothing is held',
+        dirty:
+          'the entry is made dirty with the copy, under the page-table lock, as a store of the CPU would',
+        notifier: 'no need',
+        unsafe:
+          'nothing: the entry is writable while the bytes go in, so the file system has been asked, and whoever makes it read-only later finds it dirty',
       },
     },
     since: 'FOLL_GET from the start',
@@ -184,6 +208,150 @@ export const GUP_USERS: readonly GupUser[] = [
     },
     since:
       'memfd_pin_folios() since 6.11; udmabuf took plain references before, which is not modelled',
+  },
+  {
+    id: 'block-dio',
+    what: 'direct I/O of block devices and of file systems by iomap: bio_iov_iter_get_pages()',
+    api: { 'linux-6.5': 'pin', 'linux-7': 'pin', target: 'pin' },
+    uses: {
+      get: {
+        hold: 'bounded',
+        until: 'the bio completes',
+        dirty: 'bio_set_pages_dirty() before the transfer, again at completion',
+        notifier: 'no',
+        unsafe:
+          "fork, and the next write to the buffer goes to a copy: what is read is missed, or what is written is another process's; nothing is unshared; CMA, offlining and compaction wait for the device",
+      },
+      pin: {
+        hold: 'bounded',
+        until: 'the bio completes',
+        dirty:
+          'bio_set_pages_dirty() before the transfer of a read, bio_check_pages_dirty() at completion',
+        notifier: 'no',
+        unsafe:
+          'nothing for anonymous memory; in a shared file mapping the bytes may land after writeback has cleaned the folio, unless it looks for pins',
+      },
+    },
+    since: 'iov_iter_extract_pages() since 6.5; FOLL_GET before',
+  },
+  {
+    id: 'nfs-dio',
+    what: 'direct I/O of NFS: fs/nfs/direct.c, nfs_direct_read_schedule_iovec()',
+    api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'pin' },
+    uses: {
+      get: {
+        hold: 'bounded',
+        until: 'the server has answered',
+        dirty: 'nfs_direct_readpage_release() after the answer',
+        notifier: 'no',
+        unsafe:
+          "fork, and the next write to the buffer goes to a copy: what is read is missed, or what is written is another process's; nothing is unshared; CMA, offlining and compaction wait for the server",
+      },
+      pin: {
+        hold: 'bounded',
+        until: 'the server has answered',
+        dirty: 'after the answer, before the pin goes',
+        notifier: 'no',
+        unsafe:
+          'nothing for anonymous memory; in a shared file mapping the bytes may land after writeback has cleaned the folio, unless it looks for pins',
+      },
+    },
+    since: 'iov_iter_get_pages_alloc2(), FOLL_GET; not converted in anything that was read',
+  },
+  {
+    id: 'ceph-dio',
+    what: 'direct I/O of Ceph: fs/ceph/file.c, __iter_get_bvecs()',
+    api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'pin' },
+    uses: {
+      get: {
+        hold: 'bounded',
+        until: 'the server has answered',
+        dirty: 'put_bvecs() after the answer, of a read',
+        notifier: 'no',
+        unsafe:
+          "fork, and the next write to the buffer goes to a copy: what is read is missed, or what is written is another process's; nothing is unshared; CMA, offlining and compaction wait for the server",
+      },
+      pin: {
+        hold: 'bounded',
+        until: 'the server has answered',
+        dirty: 'after the answer, before the pin goes',
+        notifier: 'no',
+        unsafe:
+          'nothing for anonymous memory; in a shared file mapping the bytes may land after writeback has cleaned the folio, unless it looks for pins',
+      },
+    },
+    since: 'iov_iter_get_pages2(), FOLL_GET; a conversion was posted and not seen merged',
+  },
+  {
+    id: 'fuse-dio',
+    what: 'direct I/O of FUSE: fs/fuse/file.c, fuse_get_user_pages()',
+    api: { 'linux-6.5': 'get', 'linux-7': 'pin', target: 'pin' },
+    uses: {
+      get: {
+        hold: 'bounded',
+        until: 'the server has answered',
+        dirty: 'fuse_release_user_pages() after the answer',
+        notifier: 'no',
+        unsafe:
+          "fork, and the next write to the buffer goes to a copy: what is read is missed, or what is written is another process's; nothing is unshared; CMA, offlining and compaction wait for the server",
+      },
+      pin: {
+        hold: 'bounded',
+        until: 'the daemon has answered',
+        dirty: 'fuse_release_user_pages() after the answer, before the pin goes',
+        notifier: 'no',
+        unsafe:
+          'nothing for anonymous memory; in a shared file mapping the bytes may land after writeback has cleaned the folio, unless it looks for pins',
+      },
+    },
+    since: 'iov_iter_extract_pages() in the newest that was read; FOLL_GET in 6.5',
+  },
+  {
+    id: 'rdma',
+    what: 'memory regions of RDMA: drivers/infiniband/core/umem.c, ib_umem_get()',
+    api: { 'linux-6.5': 'pin-longterm', 'linux-7': 'pin-longterm', target: 'pin-longterm' },
+    uses: {
+      'pin-longterm': {
+        hold: 'unbounded',
+        until: 'the region is deregistered',
+        dirty: 'unpin_user_page_range_dirty_lock() at deregistration',
+        notifier: 'no',
+        unsafe:
+          'nothing for anonymous memory, shmem and hugetlb; files that are written back and DAX are refused; pinned_vm against RLIMIT_MEMLOCK bounds it',
+      },
+    },
+    since: 'FOLL_LONGTERM since 4.15, FOLL_PIN since 5.6; writable files refused since 6.5',
+  },
+  {
+    id: 'rdma-odp',
+    what: 'RDMA by on-demand paging: drivers/infiniband/core/umem_odp.c, hmm_range_fault()',
+    api: { 'linux-6.5': 'secondary', 'linux-7': 'secondary', target: 'secondary' },
+    uses: {
+      secondary: {
+        hold: 'none',
+        until: 'nothing is held',
+        dirty: 'the primary entry is dirty before the device may write',
+        notifier: 'yes: an interval notifier takes the access away',
+        unsafe: 'nothing while the device can wait for a fault; DAX files are allowed',
+      },
+    },
+    since: 'hmm_range_fault() since 5.10',
+  },
+  {
+    id: 'vfio',
+    what: "memory that a guest's device reaches: drivers/vfio/vfio_iommu_type1.c, vaddr_get_pfns()",
+    api: { 'linux-6.5': 'pin-longterm', 'linux-7': 'pin-longterm', target: 'pin-longterm' },
+    uses: {
+      'pin-longterm': {
+        hold: 'unbounded',
+        until: 'the range is unmapped from the IOMMU',
+        dirty: 'unpin_user_pages_dirty_lock() when it is unmapped, where it was writable',
+        notifier: 'no',
+        unsafe:
+          "all of a guest's memory cannot move while the device is assigned; locked_vm against RLIMIT_MEMLOCK bounds it",
+      },
+    },
+    since: 'pin_user_pages_remote() with FOLL_LONGTERM since 5.6',
   },
   {
     id: 'gup-test',

@@ -14,6 +14,7 @@ import {
   VM_MAYREAD,
   VM_PFNMAP,
   VM_READ,
+  VM_SHARED,
   VM_WRITE,
   vmaIsAnonymous,
 } from '../vma/flags.ts';
@@ -45,13 +46,21 @@ const FILE_RULES: Record<AddressSpace['kind'], FileRules> = {
   hugetlbfs: { fsdax: false, tracksDirty: false },
   secretmem: { fsdax: false, tracksDirty: false },
   device: { fsdax: false, tracksDirty: false },
+  extent: { fsdax: false, tracksDirty: true },
+  fsdax: { fsdax: true, tracksDirty: true },
 };
 
 const vmaIsFsdax = ({ mapping }: Vma): boolean =>
   mapping !== null && FILE_RULES[mapping.kind].fsdax;
 
-const vmaNeedsDirtyTracking = ({ mapping }: Vma): boolean =>
-  mapping !== null && FILE_RULES[mapping.kind].tracksDirty;
+/** Is the file written back, so that its file system has to know of first writes? */
+export const tracksDirty = (mapping: AddressSpace): boolean => FILE_RULES[mapping.kind].tracksDirty;
+
+/** Of a shared writable VMA: does its file want to know of the first write to each page? */
+export const vmaNeedsDirtyTracking = ({ flags, mapping }: Vma): boolean =>
+  (flags & (VM_SHARED | VM_WRITE)) === (VM_SHARED | VM_WRITE) &&
+  mapping !== null &&
+  FILE_RULES[mapping.kind].tracksDirty;
 
 /** A write through a pin without time limit would come long after writeback. */
 const writableFileMappingAllowed = (vma: Vma, flags: number): boolean => {

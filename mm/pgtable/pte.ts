@@ -34,6 +34,7 @@ import {
   VM_SOFTDIRTY,
   VM_UFFD_WP,
   VM_WRITE,
+  VM_WRITENOTIFY,
 } from '../vma/flags.ts';
 
 /** Present for the kernel, invalid for the hardware: memory that nobody may access. */
@@ -108,7 +109,7 @@ export const pteModify = (pte: number, prot: number): number => (pte & ~PTE_PROT
  * vma_wants_writenotify().
  */
 const wantsWritenotify = (vmFlags: number): boolean =>
-  (vmFlags & (VM_SOFTDIRTY | VM_HUGETLB)) === 0 || (vmFlags & VM_UFFD_WP) !== 0;
+  (vmFlags & (VM_SOFTDIRTY | VM_HUGETLB)) === 0 || (vmFlags & (VM_UFFD_WP | VM_WRITENOTIFY)) !== 0;
 
 /**
  * Protection bits of a new entry of a VMA with these VM_* flags. A private mapping never gets W

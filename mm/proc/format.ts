@@ -19,6 +19,8 @@ const FILES: Record<AddressSpace['kind'], { dev: string; name: (id: number) => s
   hugetlbfs: { dev: '00:0f', name: () => '/anon_hugepage (deleted)' },
   secretmem: { dev: '00:10', name: () => '/secretmem (deleted)' },
   device: { dev: '00:06', name: (id) => `/dev/device${id}` },
+  extent: { dev: 'fe:00', name: (id) => `/mnt/file${id}` },
+  fsdax: { dev: '103:00', name: (id) => `/dax/file${id}` },
 };
 
 /** Columns before the name. */

@@ -57,6 +57,11 @@ export const VM_DONTEXPAND = 0x4_0000;
 /** Without a reservation of huge pages. */
 export const VM_NORESERVE = 0x20_0000;
 export const VM_HUGETLB = 0x40_0000;
+/**
+ * Shared, and its file wants to know of the first write to each page: entries are made without W.
+ * Linux keeps this in vm_page_prot, from vma_set_page_prot().
+ */
+export const VM_WRITENOTIFY = 0x100_0000;
 /** All of it counts as written: it is new. Without the flag each entry's soft-dirty bit says. */
 export const VM_SOFTDIRTY = 0x800_0000;
 export const VM_MIXEDMAP = 0x1000_0000;

@@ -6,6 +6,7 @@ import { deviceMmap } from '../fs/device.ts';
 import { mappingPut } from '../fs/mapping.ts';
 import { F_SEAL_FUTURE_WRITE, F_SEAL_WRITE } from '../fs/seals.ts';
 import { shmemCreate } from '../fs/shmem.ts';
+import { tracksDirty } from '../gup/vma-check.ts';
 import { hugetlbFileSetup } from '../hugetlb/file.ts';
 import { hugetlbReservePages } from '../hugetlb/resv.ts';
 import { HUGETLB_ORDER_2M } from '../hugetlb/state.ts';
@@ -42,6 +43,7 @@ import {
   VM_SHARED,
   VM_SOFTDIRTY,
   VM_WRITE,
+  VM_WRITENOTIFY,
 } from './flags.ts';
 import { mmapWriteLock, mmapWriteTrylock, mmapWriteUnlock } from './lock.ts';
 import { accountLocked, canDoMlock, mlockFutureOk, vmaSupportsMlock } from './mlock.ts';
@@ -126,6 +128,7 @@ const planFile = (plan: Plan, mapping: AddressSpace): number => {
     if (!shared) return -EINVAL;
     plan.vmFlags |= VM_LOCKED;
   }
+  if (shared && tracksDirty(mapping)) plan.vmFlags |= VM_WRITENOTIFY;
   if (mapping.kind === 'hugetlbfs' && plan.pgoff % (1 << plan.order) !== 0) return -EINVAL;
   if (shared && (mapping.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) !== 0) {
     if ((plan.vmFlags & VM_WRITE) !== 0) return -EPERM;

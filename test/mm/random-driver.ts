@@ -430,7 +430,7 @@ export class RandomDriver {
     else
       path = (fast ? getUserPagesFast : getUserPagesUnlocked)(
         k,
-        'access-remote-vm',
+        'gup-test',
         mm,
         hva,
         asked,

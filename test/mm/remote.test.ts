@@ -127,7 +127,7 @@ describe('access_remote_vm — 1.12', () => {
 
   it('is refused by a policy without its row', () => {
     k.policy = createPolicy('target');
-    k.policy.apis['access-remote-vm'] = 'pin';
+    k.policy.apis['access-remote-vm'] = 'secondary';
     const hva = mapAnon(k, mm, 1);
     expect(() => read(hva, 1)).toThrow(/access-remote-vm/);
     expect(violations(k)).toEqual([]);

@@ -14,10 +14,9 @@ describe('who may take FOLL_GET: S10', () => {
       }
   });
 
-  it('under target FOLL_GET is left to access_remote_vm(), which is audited, and the benchmark of GUP', () => {
+  it('under target FOLL_GET is left to the benchmark of GUP', () => {
     const { apis } = createPolicy('target');
     expect(Object.keys(apis).filter((id) => apis[id as keyof typeof apis] === 'get')).toEqual([
-      'access-remote-vm',
       'gup-test',
     ]);
   });

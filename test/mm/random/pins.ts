@@ -70,7 +70,7 @@ export const beginHold = (driver: RandomDriver): void => {
   if (kind === 'get')
     path = (fast ? getUserPagesFast : slow.getUserPagesUnlocked)(
       k,
-      'access-remote-vm',
+      'gup-test',
       mm,
       hva,
       asked,
