@@ -2,7 +2,14 @@
  * Sanitizer: entries that are not present. A migration entry stands for a page that somebody who
  * holds its lock is moving; a swap entry for a slot; a hwpoison entry and a marker for nothing.
  */
-import { PG_ANON, PG_BUDDY, PG_HWPOISON, PG_LOCKED, PG_TAIL } from '../frames/table.ts';
+import {
+  PG_ANON,
+  PG_BUDDY,
+  PG_HUGETLB,
+  PG_HWPOISON,
+  PG_LOCKED,
+  PG_TAIL,
+} from '../frames/table.ts';
 import {
   isHwpoisonEntry,
   isMigrationEntry,
@@ -13,6 +20,7 @@ import {
   swapEntryExclusive,
   swapEntrySlot,
 } from '../pgtable/swapops.ts';
+import { levelPages } from '../pgtable/walk.ts';
 import type { Vma } from '../types.ts';
 import { VM_HUGETLB, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
 import { type MmPass, whereOf } from './pass.ts';
@@ -28,7 +36,7 @@ export const checkNonpresent = (
   const { report } = pass;
   if (level > 0 && vma !== undefined && (vma.flags & VM_HUGETLB) === 0)
     report.push(`${whereOf(pass, hva)}: entry 0x${entry.toString(16)} in a directory`);
-  if (isMigrationEntry(entry)) checkMigrationEntry(pass, vma, hva, entry);
+  if (isMigrationEntry(entry)) checkMigrationEntry(pass, vma, hva, entry, level);
   else if (isSwapEntry(entry)) checkSwapEntry(pass, vma, hva, entry);
   else if (isHwpoisonEntry(entry)) checkPoison(pass, hva, entry);
   else if (!isPteMarker(entry))
@@ -41,6 +49,7 @@ const checkMigrationEntry = (
   vma: Vma | undefined,
   hva: number,
   entry: number,
+  level: number,
 ): void => {
   const { k, census, report } = pass;
   const { flags, head, refcount, nrPages } = k.state.frames;
@@ -63,7 +72,8 @@ const checkMigrationEntry = (
   else if ((word & PG_LOCKED) === 0)
     report.push(`${whereOf(pass, hva)}: migration entry for page ${page}, which is not locked`);
   census.migrating[page] = census.migrating[page]! + 1;
-  if ((word & PG_ANON) !== 0) pass.anon++;
+  if ((word & PG_HUGETLB) !== 0) pass.hugetlb += levelPages(level);
+  else if ((word & PG_ANON) !== 0) pass.anon++;
   else pass.file++;
 };
 

@@ -33,6 +33,8 @@ export const PG_HUGETLB = 1 << 20; // head of a folio of a hugetlb pool
 export const PG_P2PDMA = 1 << 21; // ZONE_DEVICE: memory of a PCI peer
 export const PG_DEVICE_COHERENT = 1 << 22; // ZONE_DEVICE: coherent memory of a device
 export const PG_RESTORE_RESERVE = 1 << 23; // hugetlb: a reservation was used up, and comes back if the folio is freed
+export const PG_MIGRATABLE = 1 << 24; // hugetlb: in use and on its pool's active list, where migration finds it
+export const PG_TEMPORARY = 1 << 25; // hugetlb: no page of the pool's own; freed it is ordinary memory again
 
 /** One machine's frame table. Plain data: it is saved and restored as it is. */
 export interface FrameTable {
