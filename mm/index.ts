@@ -114,6 +114,10 @@ export {
   ioUringUnregisterBuffer,
 } from './io-uring/buffers.ts';
 export type { FixedBuffer } from './io-uring/buffers.ts';
+export { ibUmemGet, ibUmemRelease, umemPageAt } from './rdma/umem.ts';
+export type { Umem } from './rdma/umem.ts';
+export { vfioDmaMap, vfioDmaUnmap, vfioIovaToPage } from './vfio/type1.ts';
+export type { VfioContainer, VfioDma } from './vfio/type1.ts';
 export { hugetlbFileSetup } from './hugetlb/file.ts';
 export { hugetlbSetPool } from './hugetlb/pool.ts';
 export { HUGETLB_ORDER_1G, HUGETLB_ORDER_2M } from './hugetlb/state.ts';

@@ -90,6 +90,8 @@ const freshState = (nrPages: number): KernelState => ({
   hugetlb: createHugetlbState(),
   pipes: new Map(),
   fixedBuffers: new Map(),
+  umems: new Map(),
+  vfioContainers: new Map(),
   blockDevices: new Map(),
   filesystems: new Map(),
   provenance: null,

@@ -20,7 +20,9 @@ import type { SwapState } from './swap/state.ts';
 import type { ThpState } from './thp/state.ts';
 import type { Pipe } from './pipe/pipe.ts';
 import type { Policy } from './policy.ts';
+import type { Umem } from './rdma/umem.ts';
 import type { UffdContext } from './uffd/state.ts';
+import type { VfioContainer } from './vfio/type1.ts';
 import type { Task } from './signal.ts';
 import type { Provenance } from './provenance/provenance.ts';
 
@@ -298,6 +300,9 @@ export interface KernelState {
   /** Open pipes, and buffers registered with io_uring, by id: they hold pages. */
   pipes: Map<number, Pipe>;
   fixedBuffers: Map<number, FixedBuffer>;
+  /** Memory regions of RDMA by id; what processes have mapped for devices, by the id of their mm. */
+  umems: Map<number, Umem>;
+  vfioContainers: Map<number, VfioContainer>;
   /** Block devices and the file systems on them, by id. */
   blockDevices: Map<number, BlockDevice>;
   filesystems: Map<number, ExtentFs>;
