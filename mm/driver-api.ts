@@ -29,6 +29,21 @@ export {
   unpinUserPages,
   unpinUserPagesDirtyLock,
 } from './gup/unpin.ts';
+export { copyFromIter, copyToIter } from './iov/copy.ts';
+export { ITER_ALLOW_P2PDMA, iovIterExtractPages, iovIterExtractWillPin } from './iov/extract.ts';
+export type { ExtractedPages } from './iov/extract.ts';
+export {
+  ITER_DEST,
+  ITER_SOURCE,
+  iovIterAdvance,
+  iovIterIovec,
+  iovIterIsAligned,
+  iovIterNpages,
+  iovIterRevert,
+  iovIterTruncate,
+  iovIterUbuf,
+} from './iov/iter.ts';
+export type { IoVec, IovIter, IterDirection } from './iov/iter.ts';
 export { drive, YP_DMA_COMPLETING, YP_DMA_SUBMITTED, YP_WAIT } from './path.ts';
 export type { Path } from './path.ts';
 export { nameGupUser } from './provenance/provenance.ts';

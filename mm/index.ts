@@ -1,6 +1,7 @@
 /** The door of mm/: what a VMM, a process or the machine itself does with host memory. */
 export { pageIdleClearRefs } from './cache/page-idle.ts';
-export { folioWriteProtect, writeProtectRange } from './cache/write-protect.ts';
+export { folioWriteProtect } from './cache/clean.ts';
+export { writeProtectRange } from './cache/write-protect.ts';
 export { assertKernel, checkKernel } from './check/sanitizer.ts';
 export type { CheckOptions, SecondaryVisitor } from './check/sanitizer.ts';
 export { migrateFolio } from './compact/migrate.ts';
@@ -100,13 +101,47 @@ export { shmemCreate, shmemRead, shmemWrite } from './fs/shmem.ts';
 export { faultInReadable, faultInSafeWriteable, faultInWriteable } from './gup/fault-in.ts';
 export { procMemRead, procMemWrite, ptracePeek, ptracePoke } from './gup/proc-mem.ts';
 export { processVmReadv, processVmWritev } from './gup/process-vm.ts';
-export type { IoVec } from './gup/process-vm.ts';
 export { accessRemoteVm } from './gup/remote.ts';
 export { sendSignal, SIGNAL_FATAL, SIGNAL_NONE, SIGNAL_PENDING, signalHandled } from './signal.ts';
 export type { Task } from './signal.ts';
 export { gupTestGetFast, gupTestPut } from './gup/gup-test.ts';
 export { GUP_USERS } from './gup/users.ts';
 export type { GupHold, GupUse, GupUser, GupUserId } from './gup/users.ts';
+export {
+  copyFromIter,
+  copyPageFromIter,
+  copyPageToIter,
+  copyToIter,
+  iovIterZero,
+} from './iov/copy.ts';
+export {
+  ITER_ALLOW_P2PDMA,
+  iovIterExtractPages,
+  iovIterExtractWillPin,
+  iovIterGetPages2,
+  iovIterGetPagesAlloc2,
+  iovIterPutPages,
+} from './iov/extract.ts';
+export type { ExtractedPages } from './iov/extract.ts';
+export {
+  ITER_DEST,
+  ITER_SOURCE,
+  iovIterAdvance,
+  iovIterBvec,
+  iovIterDiscard,
+  iovIterFolioq,
+  iovIterIovec,
+  iovIterIsAligned,
+  iovIterIsUser,
+  iovIterKvec,
+  iovIterNpages,
+  iovIterReexpand,
+  iovIterRevert,
+  iovIterTruncate,
+  iovIterUbuf,
+  iovIterXarray,
+} from './iov/iter.ts';
+export type { IoVec, IovIter, IovKind, IterDirection } from './iov/iter.ts';
 export {
   fixedBufferRead,
   fixedBufferWrite,

@@ -29,12 +29,14 @@ function* eachPage(
   hva: number,
   lenBytes: number,
   write: boolean,
+  nofault: boolean,
   use: (offset: number, done: number, n: number) => void,
 ): Path<number> {
   for (let done = 0; done < lenBytes; ) {
     const at = hva + done;
     const offset = userOffset(k, mm, at, write);
     if (offset < 0) {
+      if (nofault) return lenBytes - done;
       const flags = FAULT_FLAG_USER | (write ? FAULT_FLAG_WRITE : 0);
       if ((yield* userFault(k, mm, at, flags)) < 0) return lenBytes - done;
       continue;
@@ -46,23 +48,34 @@ function* eachPage(
   return 0;
 }
 
-/** User memory at `hva` -> `into`. @returns bytes NOT copied, as in Linux: 0 is success */
+/**
+ * User memory at `hva` -> `into`.
+ * @param nofault no fault may be taken: under pagefault_disable()
+ * @returns bytes NOT copied, as in Linux: 0 is success
+ */
 export function* copyFromUser(
   k: Kernel,
   mm: MmStruct,
   hva: number,
   into: Uint8Array,
+  nofault = false,
 ): Path<number> {
   const { u8 } = k.memory;
-  return yield* eachPage(k, mm, hva, into.length, false, (offset, done, n) =>
+  return yield* eachPage(k, mm, hva, into.length, false, nofault, (offset, done, n) =>
     into.set(u8.subarray(offset, offset + n), done),
   );
 }
 
-/** `from` -> user memory at `hva`. @returns bytes NOT copied, as in Linux: 0 is success */
-export function* copyToUser(k: Kernel, mm: MmStruct, hva: number, from: Uint8Array): Path<number> {
+/** `from` -> user memory at `hva`. @param nofault as copyFromUser. @returns bytes NOT copied, as in Linux: 0 is success */
+export function* copyToUser(
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  from: Uint8Array,
+  nofault = false,
+): Path<number> {
   const { u8 } = k.memory;
-  return yield* eachPage(k, mm, hva, from.length, true, (offset, done, n) => {
+  return yield* eachPage(k, mm, hva, from.length, true, nofault, (offset, done, n) => {
     u8.set(from.subarray(done, done + n), offset);
     k.memory.wrote(offset, n);
   });

@@ -8,6 +8,7 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { EFAULT, EINVAL } from '../errno.ts';
+import type { IoVec } from '../iov/iter.ts';
 import type { Path } from '../path.ts';
 import { nameGupUser } from '../provenance/provenance.ts';
 import type { Kernel, MmStruct } from '../types.ts';
@@ -16,12 +17,6 @@ import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
 import { FOLL_WRITE } from './flags.ts';
 import { pinUserPagesRemote } from './slow.ts';
 import { unpinUserPagesDirtyLock } from './unpin.ts';
-
-/** struct iovec: a piece of user memory. */
-export interface IoVec {
-  hva: number;
-  lenBytes: number;
-}
 
 /** Pieces in one call (UIO_MAXIOV). */
 const MAX_IOV = 1024;
