@@ -44,7 +44,7 @@ export const checkMm = (
   settled: boolean,
   report: string[],
 ): void => {
-  checkVmas(mm, report);
+  checkVmas(k, mm, report);
   const pass: MmPass = {
     k,
     mm,

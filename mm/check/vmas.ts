@@ -4,14 +4,15 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { PG_ANON, PG_DEVICE_COHERENT, PG_HUGETLB, PG_KSM, PG_P2PDMA } from '../frames/table.ts';
-import type { AddressSpace, MmStruct, Vma } from '../types.ts';
+import { nrRunPages } from '../gup/page-runs.ts';
+import type { AddressSpace, Kernel, MmStruct, Vma } from '../types.ts';
 import { linearPageIndex, VM_LOCKED, VM_MIXEDMAP, VM_SHARED } from '../vma/flags.ts';
 import { type MmPass, whereOf } from './pass.ts';
 
 /** Checks the list of an address space's VMAs. */
-export const checkVmas = (mm: MmStruct, report: string[]): void => {
+export const checkVmas = (k: Kernel, mm: MmStruct, report: string[]): void => {
   let end = 0;
-  let locked = 0;
+  let locked = vfioPages(k, mm);
   for (const vma of mm.vmas) {
     const say = (what: string): void => {
       const range = `[0x${vma.start.toString(16)}, 0x${vma.end.toString(16)})`;
@@ -30,7 +31,15 @@ export const checkVmas = (mm: MmStruct, report: string[]): void => {
   }
   // Whoever changes VMAs counts under the lock.
   if (locked !== mm.lockedVm && !mm.mmapLock.writer)
-    report.push(`mm ${mm.id}: ${locked} pages in locked VMAs, counted ${mm.lockedVm}`);
+    report.push(`mm ${mm.id}: ${locked} pages locked by VMAs and VFIO, counted ${mm.lockedVm}`);
+};
+
+/** What a device of the process has, which counts as locked besides. */
+const vfioPages = (k: Kernel, mm: MmStruct): number => {
+  let pages = 0;
+  for (const { pinned, runs } of k.state.vfioContainers.get(mm.id)?.dmas ?? [])
+    if (pinned) pages += nrRunPages(runs);
+  return pages;
 };
 
 /** Would the reverse map find this entry, and is it the right page of the file? */

@@ -20,7 +20,12 @@ import {
 import { folioTestLarge } from '../folio/large.ts';
 import { dropPins, isZeroFolio } from '../folio/pin.ts';
 import type { Path } from '../path.ts';
-import { noteRelease, noteReleasePage, noteReleaseRange } from '../provenance/provenance.ts';
+import {
+  noteRelease,
+  noteReleasePage,
+  noteReleaseRange,
+  takeGupUser,
+} from '../provenance/provenance.ts';
 import { countStat } from '../stat.ts';
 import type { Kernel } from '../types.ts';
 
@@ -156,6 +161,8 @@ export function* unpinUserPagesDirtyLock(
     return;
   }
   sanityCheckPinnedPages(k, pages, nrPages);
+  // Whoever goes on while this waits may name somebody else.
+  const user = takeGupUser(k);
   for (let i = 0; i < nrPages; ) {
     const page = pages[i]!;
     if (page < 0) {
@@ -165,7 +172,7 @@ export function* unpinUserPagesDirtyLock(
     const folio = folioOf(k, page);
     const end = endOfRun(k, pages, i, nrPages, folio);
     if (!folioTestDirty(k, folio)) yield* markDirtyLocked(k, folio);
-    if (k.state.provenance !== null) noteRelease(k, 'pin', pages.subarray(i, end), end - i);
+    if (k.state.provenance !== null) noteRelease(k, 'pin', pages.subarray(i, end), end - i, user);
     dropFolioPins(k, folio, end - i);
     i = end;
   }
@@ -178,11 +185,12 @@ export function* unpinUserPageRangeDirtyLock(
   nrPages: number,
   makeDirty: boolean,
 ): Path<void> {
+  const user = takeGupUser(k);
   for (let at = page; at < page + nrPages; ) {
     const folio = folioOf(k, at);
     const end = Math.min(page + nrPages, folio + folioNrPages(k, folio));
     if (makeDirty && !folioTestDirty(k, folio)) yield* markDirtyLocked(k, folio);
-    noteReleaseRange(k, 'pin', at, end - at);
+    noteReleaseRange(k, 'pin', at, end - at, user);
     dropFolioPins(k, folio, end - at);
     at = end;
   }

@@ -29,6 +29,7 @@ import {
   isWritableMigrationEntry,
   migrationEntryPage,
 } from '../pgtable/swapops.ts';
+import type { PageRun } from '../gup/page-runs.ts';
 import { levelPages } from '../pgtable/walk.ts';
 import type { PipeHold } from '../pipe/pipe.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
@@ -68,6 +69,8 @@ export interface FrameHolders {
   kernel: string[];
   pipes: { pipe: number; buffer: number; hold: PipeHold }[];
   fixedBuffers: { buffer: number; mm: number; hva: number }[];
+  /** Memory regions of RDMA (by id) and mappings of VFIO (by bus address) that the folio is in. */
+  longterm: { user: 'rdma' | 'vfio'; mm: number; at: number; pins: number }[];
   /** By GUP, of any page of the folio; always empty where nothing is recorded. */
   holds: (Hold & { pfn: number })[];
   /** Pins and references that nobody above has: a leak, or a path of the kernel that is on its way. */
@@ -92,6 +95,7 @@ export const explainFrame = (k: Kernel, page: number): FrameHolders => {
     kernel: kernelOf(k, folio),
     pipes: pipesOf(k, folio),
     fixedBuffers: buffersOf(k, folio),
+    longterm: longtermOf(k, folio),
     holds: holdsOf(k, folio),
     unexplained: { pins: 0, references: 0 },
   };
@@ -101,13 +105,14 @@ export const explainFrame = (k: Kernel, page: number): FrameHolders => {
 
 /** Sorts what the entries leave of the count into pins and references that somebody has, and the rest. */
 const settle = (k: Kernel, holders: FrameHolders, references: number): void => {
-  const { cache, swapCache, kernel, pipes, fixedBuffers, holds, unexplained } = holders;
+  const { cache, swapCache, kernel, pipes, fixedBuffers, longterm, holds, unexplained } = holders;
   const recorded = k.state.provenance !== null;
   const held = (kind: Hold['kind']): number =>
     holds.reduce((sum, hold) => sum + (hold.kind === kind ? hold.n : 0), 0);
   const piped = (hold: PipeHold): number => pipes.filter((buffer) => buffer.hold === hold).length;
   const gets = recorded ? held('get') : piped('get');
-  const pins = recorded ? held('pin') : piped('pin') + fixedBuffers.length;
+  const registered = longterm.reduce((sum, region) => sum + region.pins, fixedBuffers.length);
+  const pins = recorded ? held('pin') : piped('pin') + registered;
   const others = (cache?.references ?? 0) + (swapCache?.references ?? 0) + kernel.length;
   const rest = references - others - piped('own') - gets;
   const folio = pfnToPage(holders.folioPfn);
@@ -208,6 +213,25 @@ const buffersOf = (k: Kernel, folio: number): FrameHolders['fixedBuffers'] =>
         : [],
     ),
   );
+
+/** Pages of a folio that runs have. */
+const pagesIn = (k: Kernel, folio: number, runs: readonly PageRun[]): number => {
+  const end = folio + folioNrPages(k, folio);
+  let nr = 0;
+  for (const run of runs)
+    nr += Math.max(0, Math.min(end, run.page + run.nr) - Math.max(folio, run.page));
+  return nr;
+};
+
+const longtermOf = (k: Kernel, folio: number): FrameHolders['longterm'] => {
+  const found: FrameHolders['longterm'] = [];
+  for (const { id, mm, runs } of k.state.umems.values())
+    found.push({ user: 'rdma', mm: mm.id, at: id, pins: pagesIn(k, folio, runs) });
+  for (const { mm, dmas } of k.state.vfioContainers.values())
+    for (const { iova, pinned, runs } of dmas)
+      if (pinned) found.push({ user: 'vfio', mm: mm.id, at: iova, pins: pagesIn(k, folio, runs) });
+  return found.filter(({ pins }) => pins > 0);
+};
 
 const holdsOf = (k: Kernel, folio: number): FrameHolders['holds'] => {
   const found: FrameHolders['holds'] = [];

@@ -167,16 +167,26 @@ const addHold = (k: Kernel, { holds }: Provenance, page: number, hold: Hold): vo
 };
 
 /** pages[0 .. n) are given back, one reference or pin of each. An entry below 0 is none. */
-export const noteRelease = (k: Kernel, kind: HoldKind, pages: Int32Array, n: number): void => {
+export const noteRelease = (
+  k: Kernel,
+  kind: HoldKind,
+  pages: Int32Array,
+  n: number,
+  user = takeGupUser(k),
+): void => {
   if (k.state.provenance === null) return;
-  const user = takeGupUser(k);
   for (let i = 0; i < n; i++) if (pages[i]! >= 0) dropHold(k, kind, user, pages[i]!, 1);
 };
 
 /** The same for the contiguous pages [page, page + n). */
-export const noteReleaseRange = (k: Kernel, kind: HoldKind, page: number, n: number): void => {
+export const noteReleaseRange = (
+  k: Kernel,
+  kind: HoldKind,
+  page: number,
+  n: number,
+  user = takeGupUser(k),
+): void => {
   if (k.state.provenance === null) return;
-  const user = takeGupUser(k);
   for (let at = page; at < page + n; at++) dropHold(k, kind, user, at, 1);
 };
 

@@ -347,6 +347,7 @@ describe('explainFrame()', () => {
       kernel: [],
       pipes: [],
       fixedBuffers: [],
+      longterm: [],
       holds: [],
       unexplained: NOTHING,
     });

@@ -57,6 +57,13 @@ export const frameText = (
     say('pipe', `${pipe}, buffer ${buffer}: ${hold === 'own' ? 'its own page' : `by ${hold}`}`);
   for (const { buffer, mm, hva } of holders.fixedBuffers)
     say('buffer', `${buffer} of process ${process(mm)} at ${hex(hva)}`);
+  for (const { user, mm, at, pins: n } of holders.longterm)
+    say(
+      user,
+      user === 'rdma'
+        ? `memory region ${at} of process ${process(mm)}: ${n} pins`
+        : `at bus address ${hex(at)} of process ${process(mm)}: ${n} pins`,
+    );
   for (const hold of holders.holds) {
     const wanted = FOLL_NAMES.flatMap(([bit, name]) => ((hold.flags & bit) !== 0 ? [name] : []));
     const where = hold.mm < 0 ? '' : `, process ${process(hold.mm)} at ${hex(hold.hva)}`;
