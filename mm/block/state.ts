@@ -1,5 +1,11 @@
 /** Block devices as plain data. Compare include/linux/blk_types.h, Documentation/block/writeback_cache_control.rst. */
 
+/** Bytes of a block. The unit of everything but the offsets of bios. */
+export const BLOCK_SIZE = 4096;
+
+/** Bios begin and end at multiples of so many bytes. */
+export const SECTOR_SIZE = 512;
+
 /** A part of a page of memory. Compare struct bio_vec. */
 export interface BioVec {
   page: number;
@@ -31,13 +37,18 @@ export interface BlockDevice {
   name: string;
   /** Of 4096 bytes. */
   nrBlocks: number;
-  /** What a loss of power leaves: block -> its bytes; one that is not there has zeroes. */
+  /** Persistent memory: the frame that block 0 is, and the others after it. -1: a disk. */
+  pmemPage: number;
+  /**
+   * What a loss of power leaves: block -> its bytes; one that is not there has zeroes. Invariant: bytes
+   * of a block are never changed, but replaced, so that an image of the device costs no copies.
+   */
   media: Map<number, Uint8Array>;
   /** Completed and not yet flushed: block -> its bytes. Reads see it. */
   cache: Map<number, Uint8Array>;
   /** Oldest first. */
   inFlight: Bio[];
-  /** Yields between submission and transfer, and again before completion, while somebody watches. */
+  /** Yields between submission and transfer, while somebody watches. */
   delay: number;
   /** Blocks that fail, for tests: -EIO. */
   badReads: Set<number>;
