@@ -376,8 +376,17 @@ export class RandomDriver {
     history.settle(value, Math.min(start, this.horizon()));
   }
 
-  /** Did the mapping of a word change since `start`, so that an access may have failed? */
+  /** Did the mapping of a word change since `start`, or its file end before it, so that an access may have failed? */
   mayFail(word: Word, start: number): boolean {
-    return word.region.dead || word.changing > 0 || word.changed >= start;
+    if (word.region.dead || word.changing > 0 || word.changed >= start) return true;
+    const { file } = word.region;
+    if (file === null) return false;
+    return file.changing > 0 || file.changed >= start || word.inFile * file.stride >= file.nrPages;
+  }
+
+  /** A file that fits. */
+  anyFile(fits: (file: FileModel) => boolean): FileModel | undefined {
+    const files = this.files.filter(fits);
+    return files[this.random.below(Math.max(1, files.length))];
   }
 }

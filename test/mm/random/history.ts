@@ -16,6 +16,11 @@ export interface Write {
   end: number;
   value: Value;
   maybe: boolean;
+  /**
+   * A transfer that is under way: the value is what the other word had at some moment since then. Without
+   * it, it is what the other word has.
+   */
+  since?: number;
 }
 
 export class History {
@@ -56,6 +61,35 @@ export class History {
     this.writes.splice(this.writes.indexOf(write), 1);
   }
 
+  /** A transfer from another word begins: its bytes are read and written at any time until it ends. */
+  beginFrom(now: number, source: History): Write {
+    const write = this.begin(now, source);
+    write.since = now;
+    return write;
+  }
+
+  /**
+   * The transfer has ended: it has brought one of the values that the other word had meanwhile.
+   * @param maybe to this word, or to a page that nobody sees any more; or not at all
+   */
+  finishFrom(write: Write, now: number, maybe: boolean, horizon: number): void {
+    const values = valuesOf(write, write.start, now);
+    this.cancel(write);
+    // Of several only one was written: none of them hides what was there for certain, all together do.
+    const unsure = maybe || values.length !== 1;
+    for (const value of values)
+      this.writes.push({ start: write.start, end: now, value, maybe: unsure });
+    if (unsure && !maybe && values.length > 0) this.dropBefore(write.start, values.length, horizon);
+    if (this.writes.length > 6) this.forget(horizon);
+  }
+
+  /** What ended before `start` is gone for whoever looks from `horizon` on, but for the last `nr`. */
+  private dropBefore(start: number, nr: number, horizon: number): void {
+    if (horizon < start) return;
+    const kept = this.writes.length - nr;
+    this.writes = this.writes.filter((write, i) => i >= kept || write.end >= start);
+  }
+
   /** A write that took no time. @param maybe to this word, or to a page that nobody sees any more */
   wrote(now: number, value: number, maybe: boolean, horizon: number): void {
     this.writes.push({ start: now, end: now, value, maybe });
@@ -78,11 +112,7 @@ export class History {
       return true;
     return this.writes.some(
       (write) =>
-        write.start <= to &&
-        (typeof write.value === 'number'
-          ? write.value === value
-          : write.value.explains(value, from, to)) &&
-        !hidden(write, this.writes, from),
+        write.start <= to && brings(write, value, from, to) && !hidden(write, this.writes, from),
     );
   }
 
@@ -102,10 +132,11 @@ export class History {
   }
 
   /** Every value that a read between the two times may have seen. */
-  private values(from: number, to: number): number[] {
-    return this.live(from)
+  values(from: number, to: number): number[] {
+    const values = this.live(from)
       .filter((write) => write.start <= to)
-      .flatMap(({ value }) => (typeof value === 'number' ? [value] : value.values(from, to)));
+      .flatMap((write) => valuesOf(write, from, to));
+    return [...new Set(values)];
   }
 
   /** Something that asks for writing is on its way to the page. */
@@ -124,7 +155,9 @@ export class History {
 
   private snapshot(from: number, to: number, certain: boolean): void {
     const live = this.live(from);
-    const file = live.find(({ value }) => typeof value !== 'number')?.value;
+    const file = live.find(
+      ({ value, since }) => typeof value !== 'number' && since === undefined,
+    )?.value;
     if (file === undefined || typeof file === 'number') return;
     const maybe = !certain || live.length > 1;
     for (const value of file.values(from, to))
@@ -137,7 +170,11 @@ export class History {
     child.lost = this.lost;
     child.writes = this.writes
       .filter((write) => write.start <= to && !hidden(write, this.writes, from))
-      .map((write) => ({ ...write, start: -1, end: -1 }));
+      .flatMap((write): Write[] =>
+        write.since === undefined
+          ? [{ ...write, start: -1, end: -1 }]
+          : valuesOf(write, from, to).map((value) => ({ start: -1, end: -1, value, maybe: true })),
+      );
     // What was on its way to the parent's page may have made a copy of it before the fork came by.
     const starts = [
       ...this.breaking,
@@ -157,6 +194,15 @@ export class History {
       .join(' ');
   }
 }
+
+/** Values that the write may have brought to whoever looks between the two times. */
+const valuesOf = ({ value, since }: Write, from: number, to: number): number[] =>
+  typeof value === 'number' ? [value] : value.values(Math.min(from, since ?? from), to);
+
+const brings = ({ value, since }: Write, wanted: number, from: number, to: number): boolean =>
+  typeof value === 'number'
+    ? value === wanted
+    : value.explains(wanted, Math.min(from, since ?? from), to);
 
 /** Was it overwritten for everybody who looks from `from` on? */
 const hidden = (write: Write, writes: readonly Write[], from: number): boolean =>

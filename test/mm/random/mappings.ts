@@ -74,11 +74,11 @@ export const beginMmap = (driver: RandomDriver): void => {
   const process = driver.anyProcess();
   if (process === undefined || process.regions.length >= MAX_REGIONS) return;
   const { random, k } = driver;
-  const file = random.chance(0.4) ? driver.files[random.below(driver.files.length)] : undefined;
+  const file = random.chance(0.5) ? driver.anyFile((candidate) => !candidate.direct) : undefined;
   const hugetlb = file === undefined ? random.chance(0.08) : file.unit > 1;
   const huge = hugetlb || (file === undefined && random.chance(0.25));
   let nrPages = 1 + random.below(24);
-  if (file !== undefined) nrPages = file.mapping.nrPages;
+  if (file !== undefined) nrPages = file.maxPages;
   else if (hugetlb) nrPages = 512;
   else if (huge) nrPages = 512 * (1 + random.below(2)) + (random.chance(0.3) ? 32 : 0);
   const shared = file !== undefined && random.chance(0.6);
@@ -113,10 +113,10 @@ const regionOf = (
   const nr = Math.ceil(nrPages / stride);
   const words = Array.from({ length: nr }, (_, i) => {
     const inFile = file?.words[i] ?? null;
-    if (inFile === null) return { history: new History(0), origin: null };
+    if (inFile === null) return { history: new History(0), origin: null, inFile: -1 };
     return shared
-      ? { history: inFile, origin: null }
-      : { history: new History(inFile), origin: inFile };
+      ? { history: inFile, origin: null, inFile: i }
+      : { history: new History(inFile), origin: inFile, inFile: i };
   });
   if (hugetlb && !shared) for (const { history, origin } of words) history.lost = origin ?? 0;
   const kind = file === null ? 'anon' : shared ? 'shared' : 'file';
@@ -279,9 +279,10 @@ export const beginFork = (driver: RandomDriver): void => {
         continue;
       const copy = createRegion(
         { ...region },
-        region.words.map(({ history, origin }) => ({
+        region.words.map(({ history, origin, inFile }) => ({
           history: region.kind === 'shared' ? history : history.copy(start, driver.now),
           origin,
+          inFile,
         })),
       );
       regions.push(copy);

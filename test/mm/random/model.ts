@@ -12,6 +12,8 @@ export interface Word {
   history: History;
   /** What it reads as once its page is dropped: the file's word; null: zero, or nothing is lost. */
   origin: History | null;
+  /** Its number among the words of the region's file, -1 without a file. */
+  inFile: number;
   region: Region;
   /** Changes of its mapping (protection, place, end) under way, and when the last one ended. */
   changing: number;
@@ -39,12 +41,44 @@ export interface Region {
 }
 
 export interface FileModel {
+  name: string;
   mapping: AddressSpace;
   /** One for each watched page. */
   words: History[];
   stride: number;
   unit: number;
+  /** Pages that mappings of it have; what lies beyond its end cannot be reached. */
+  maxPages: number;
+  /** Its length, in pages, begun ones among them. */
+  nrPages: number;
+  /** Changes of its length under way, and when the last one ended. */
+  changing: number;
+  changed: number;
+  /** Never mapped: direct writes, which mappings are not told of, go to such a file. */
+  direct: boolean;
+  /** Somebody has written to it who is not the CPU: by a reference or a pin, or a debugger. */
+  behind: boolean;
 }
+
+/** A file that has its full length. */
+export const createFileModel = (
+  name: string,
+  mapping: AddressSpace,
+  words: History[],
+  { stride = 1, unit = 1, direct = false } = {},
+): FileModel => ({
+  name,
+  mapping,
+  words,
+  stride,
+  unit,
+  maxPages: mapping.nrPages,
+  nrPages: mapping.nrPages,
+  changing: 0,
+  changed: -1,
+  direct,
+  behind: false,
+});
 
 export interface Process {
   id: number;
@@ -82,7 +116,7 @@ export const wordHva = (region: Region, i: number): number =>
 /** A region with words of its own. */
 export const createRegion = (
   fields: Omit<Region, 'words' | 'dead'>,
-  words: Pick<Word, 'history' | 'origin'>[],
+  words: Pick<Word, 'history' | 'origin' | 'inFile'>[],
 ): Region => {
   const region: Region = { ...fields, words: [], dead: false };
   region.words = words.map((word) => ({ ...word, region, changing: 0, changed: -1 }));

@@ -9,6 +9,7 @@ import {
 } from '#mm';
 import { RandomDriver } from './driver.ts';
 import { History } from './history.ts';
+import { createFileModel } from './model.ts';
 
 const PMD_ORDER = 9;
 /** Pages of 2 MiB that hugetlb has. */
@@ -48,11 +49,11 @@ export const createRandomDriver = ({
   });
   const words = (n: number): History[] => Array.from({ length: n }, () => new History(0));
   for (let i = 0; i < 2; i++)
-    driver.files.push({ mapping: shmemCreate(driver.k, 6), words: words(6), stride: 1, unit: 1 });
+    driver.files.push(createFileModel('shmem', shmemCreate(driver.k, 6), words(6)));
   if (tiny) return driver;
   const huge = hugetlbFileSetup(driver.k, PMD_ORDER, 1024);
   if (typeof huge === 'number') throw new Error(`hugetlb: ${huge}`);
-  driver.files.push({ mapping: huge, words: words(64), stride: 16, unit: 512 });
+  driver.files.push(createFileModel('hugetlb', huge, words(64), { stride: 16, unit: 512 }));
   return driver;
 };
 
