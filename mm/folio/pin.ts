@@ -12,7 +12,7 @@
  */
 import { atomicAdd, atomicAddRelaxed, readOnce, smpMb } from '#cells';
 import { ENOMEM, EREMOTEIO } from '../errno.ts';
-import { PG_DEVICE_COHERENT, PG_HEAD, PG_P2PDMA } from '../frames/table.ts';
+import { PG_DEVICE_COHERENT, PG_FSDAX, PG_HEAD, PG_P2PDMA } from '../frames/table.ts';
 import { FOLL_GET, FOLL_LONGTERM, FOLL_PCI_P2PDMA, FOLL_PIN } from '../gup/flags.ts';
 import { noteGrabPage, takeGupUser } from '../provenance/provenance.ts';
 import { countStat } from '../stat.ts';
@@ -49,11 +49,12 @@ export const isZeroFolio = (k: Kernel, folio: number): boolean =>
   folio === k.state.zeroPage || folio === k.state.hugeZeroFolio;
 
 /**
- * May a folio stay where it is for as long as a FOLL_LONGTERM pin likes? Memory of a device has to
- * be movable back. Compare folio_is_longterm_pinnable().
+ * May a folio stay where it is for as long as a FOLL_LONGTERM pin likes? Coherent memory of a device
+ * has to be movable back, a block of a DAX file has to be free when its file is cut off. Compare
+ * folio_is_longterm_pinnable().
  */
 export const folioIsLongtermPinnable = (k: Kernel, folio: number): boolean =>
-  (readOnce(k.state.frames.flags, folio) & PG_DEVICE_COHERENT) === 0;
+  (readOnce(k.state.frames.flags, folio) & (PG_DEVICE_COHERENT | PG_FSDAX)) === 0;
 
 /** What `n` pages add to the reference count of a folio. */
 const refsOf = (k: Kernel, folio: number, n: number, flags: number): number =>

@@ -4,7 +4,8 @@
  * A `page` is an index into these arrays and stands for a `struct page *`; `pfn = page +
  * RAM_PFN_BASE`. A `folio` is the page number of its head. Compare include/linux/mm_types.h and
  * include/linux/page-flags.h. Of a large folio the first tail holds two counts more (mm/folio/large.ts).
- * 44 bytes per frame; pages of the table that nothing touches cost nothing.
+ * 44 bytes per frame, and a word for each pageblock; pages of the table that nothing touches cost
+ * nothing.
  */
 import { RAM_PFN_BASE } from '#emu';
 
@@ -35,6 +36,9 @@ export const PG_DEVICE_COHERENT = 1 << 22; // ZONE_DEVICE: coherent memory of a 
 export const PG_RESTORE_RESERVE = 1 << 23; // hugetlb: a reservation was used up, and comes back if the folio is freed
 export const PG_MIGRATABLE = 1 << 24; // hugetlb: in use and on its pool's active list, where migration finds it
 export const PG_TEMPORARY = 1 << 25; // hugetlb: no page of the pool's own; freed it is ordinary memory again
+export const PG_FSDAX = 1 << 26; // ZONE_DEVICE: a block of persistent memory under a DAX file system
+export const PG_DEVDAX = 1 << 27; // ZONE_DEVICE: memory of a device-dax file
+export const PG_MLOCKED = 1 << 26; // a VMA that maps it is VM_LOCKED
 
 /** One machine's frame table. Plain data: it is saved and restored as it is. */
 export interface FrameTable {
@@ -59,9 +63,15 @@ export interface FrameTable {
   head: Int32Array;
   /** Swap cache (PG_SWAPCACHE): the swap slot of the folio's first page. */
   swap: Int32Array;
+  /** By pageblock: its zone, its migratetype, whether it is isolated or offline (pageblock.ts). */
+  blocks: Int32Array;
 }
 
 export const FRAME_TABLE_BYTES_PER_PAGE = 44;
+
+/** log2 of the pages of a pageblock, 2 MiB: what a migratetype is kept for. */
+export const PAGEBLOCK_ORDER = 9;
+export const PAGEBLOCK_PAGES = 1 << PAGEBLOCK_ORDER;
 
 export const createFrameTable = (nrPages: number): FrameTable => ({
   nrPages,
@@ -76,6 +86,7 @@ export const createFrameTable = (nrPages: number): FrameTable => ({
   private: new Int32Array(nrPages),
   head: new Int32Array(nrPages),
   swap: new Int32Array(nrPages),
+  blocks: new Int32Array(Math.ceil(nrPages / PAGEBLOCK_PAGES)),
 });
 
 export const pageToPfn = (page: number): number => page + RAM_PFN_BASE;
