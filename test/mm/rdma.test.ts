@@ -1,0 +1,229 @@
+/** Memory regions of RDMA: pinned for long, counted, dirty when they go. Compare drivers/infiniband/core/umem.c. */
+import { beforeEach, describe, expect, it } from 'vitest';
+import { PAGE_SIZE } from '#emu';
+import {
+  checkKernel,
+  drive,
+  explainFrame,
+  folioMaybeDmaPinned,
+  folioTestDirty,
+  type HostProcess,
+  ibUmemGet,
+  ibUmemRelease,
+  type Kernel,
+  MAP_SHARED,
+  shmemCreate,
+  migrateFolio,
+  mmap,
+  munmap,
+  PROT_READ,
+  provenanceStart,
+  sendSignal,
+  SIGNAL_FATAL,
+  type Umem,
+  umemPageAt,
+} from '#mm';
+import { pinUserPagesFast, writePinnedPage } from '#mm/driver-api';
+import { EFAULT, EINTR, EINVAL, ENOMEM, EPERM } from '../../mm/errno.ts';
+import { nrRunPages } from '../../mm/gup/page-runs.ts';
+import {
+  createProcess,
+  createWorld,
+  exit,
+  forked,
+  mapAnon,
+  pageAt,
+  RW,
+  type World,
+} from './support.ts';
+
+let w: World;
+let k: Kernel;
+let p: HostProcess;
+
+beforeEach(() => {
+  w = createWorld();
+  k = w.k;
+  p = createProcess(w);
+});
+
+const registered = (hva: number, lenBytes: number, writable = true): Umem => {
+  const umem = drive(ibUmemGet(k, p.mm, hva, lenBytes, writable));
+  if (typeof umem === 'number') throw new Error(`ib_umem_get: ${umem}`);
+  return umem;
+};
+
+const livePins = (): number => {
+  const { nr_foll_pin_acquired, nr_foll_pin_released } = k.state.stat;
+  return nr_foll_pin_acquired - nr_foll_pin_released;
+};
+
+const clean = (): void => expect(checkKernel(k, { quiescent: true })).toEqual([]);
+
+describe('ib_umem_get()', () => {
+  it('pins every page that the region touches once, and counts them in pinned_vm', () => {
+    const hva = mapAnon(p, 5);
+    const umem = registered(hva + 100, 3 * PAGE_SIZE);
+    expect([umem.nrPages, nrRunPages(umem.runs), p.mm.pinnedVm, livePins()]).toEqual([4, 4, 4, 4]);
+    for (let i = 0; i < 4; i++) {
+      expect(umemPageAt(umem, i === 0 ? 0 : i * PAGE_SIZE - 100)).toBe(
+        pageAt(p, hva + i * PAGE_SIZE),
+      );
+      expect(folioMaybeDmaPinned(k, pageAt(p, hva + i * PAGE_SIZE))).toBe(true);
+    }
+    expect([umemPageAt(umem, -1), umemPageAt(umem, 3 * PAGE_SIZE)]).toEqual([-1, -1]);
+    clean();
+    drive(ibUmemRelease(k, umem));
+    expect([p.mm.pinnedVm, livePins(), k.state.umems.size]).toEqual([0, 0, 0]);
+    clean();
+  });
+
+  it('a region larger than one batch of pages: contiguous frames are one run', () => {
+    const hva = mapAnon(p, 1300);
+    const umem = registered(hva, 1300 * PAGE_SIZE);
+    expect(nrRunPages(umem.runs)).toBe(1300);
+    expect(umem.runs.length).toBeLessThan(1300);
+    for (const at of [0, 511, 512, 1024, 1299])
+      expect(umemPageAt(umem, at * PAGE_SIZE)).toBe(pageAt(p, hva + at * PAGE_SIZE));
+    drive(ibUmemRelease(k, umem));
+  });
+
+  it('a region for reading is unshared first: the adapter sees what the process writes later (1.5)', () => {
+    const hva = mapAnon(p, 1);
+    p.store32(hva, 1);
+    const child = forked(w, p);
+    const umem = registered(hva, PAGE_SIZE, false);
+    p.store32(hva, 2);
+    expect(pageAt(p, hva)).toBe(umemPageAt(umem, 0));
+    expect(child.load32(hva)).toBe(1);
+    drive(ibUmemRelease(k, umem));
+  });
+
+  it('the process and its child part: the region stays the parent’s (I4, I13)', () => {
+    const hva = mapAnon(p, 1);
+    p.store32(hva, 1);
+    const umem = registered(hva, PAGE_SIZE);
+    const child = forked(w, p);
+    expect(child.mm.pinnedVm).toBe(0);
+    writePinnedPage(k, umemPageAt(umem, 0), 0, Uint8Array.of(7), 0, 1);
+    expect([p.load8(hva), child.load8(hva)]).toEqual([7, 1]);
+    clean();
+    drive(ibUmemRelease(k, umem));
+  });
+
+  it('its pages do not migrate (1.9)', () => {
+    const hva = mapAnon(p, 1);
+    const umem = registered(hva, PAGE_SIZE);
+    expect(drive(migrateFolio(k, umemPageAt(umem, 0)))).toBeLessThan(0);
+    drive(ibUmemRelease(k, umem));
+    expect(drive(migrateFolio(k, pageAt(p, hva)))).toBe(0);
+  });
+
+  it.each([
+    { what: 'nothing', at: 0, lenBytes: 0, error: -EINVAL },
+    { what: 'more than there are numbers', at: 0, lenBytes: 2 ** 53, error: -EINVAL },
+    { what: 'memory that is not there', at: 2, lenBytes: PAGE_SIZE, error: -EFAULT },
+    {
+      what: 'memory of which the end is not there',
+      at: 0,
+      lenBytes: 4 * PAGE_SIZE,
+      error: -EFAULT,
+    },
+  ])('$what: an error, and nothing is left pinned or counted', ({ at, lenBytes, error }) => {
+    const hva = mapAnon(p, 2);
+    expect(drive(ibUmemGet(k, p.mm, hva + at * PAGE_SIZE, lenBytes, true))).toBe(error);
+    expect([p.mm.pinnedVm, livePins(), k.state.umems.size]).toEqual([0, 0, 0]);
+    clean();
+  });
+
+  it('memory that may only be read cannot be registered for writing', () => {
+    const hva = mapAnon(p, 1, PROT_READ);
+    expect(drive(ibUmemGet(k, p.mm, hva, PAGE_SIZE, true))).toBe(-EFAULT);
+    drive(ibUmemRelease(k, registered(hva, PAGE_SIZE, false)));
+  });
+
+  it('RLIMIT_MEMLOCK: -ENOMEM beyond it over all regions, -EPERM where it is 0', () => {
+    const hva = mapAnon(p, 4);
+    p.mm.rlimitMemlock = 3 * PAGE_SIZE + 5;
+    const first = registered(hva, 2 * PAGE_SIZE);
+    expect(drive(ibUmemGet(k, p.mm, hva, 2 * PAGE_SIZE, true))).toBe(-ENOMEM);
+    const second = registered(hva, PAGE_SIZE);
+    expect(p.mm.pinnedVm).toBe(3);
+    drive(ibUmemRelease(k, first));
+    drive(ibUmemRelease(k, second));
+    p.mm.rlimitMemlock = 0;
+    expect(drive(ibUmemGet(k, p.mm, hva, PAGE_SIZE, true))).toBe(-EPERM);
+  });
+
+  it('a fatal signal in the middle: -EINTR, and what was pinned is given back', () => {
+    const hva = mapAnon(p, 600);
+    sendSignal(k, SIGNAL_FATAL);
+    expect(drive(ibUmemGet(k, p.mm, hva, 600 * PAGE_SIZE, true))).toBe(-EINTR);
+    expect([p.mm.pinnedVm, livePins()]).toEqual([0, 0]);
+  });
+});
+
+describe('ib_umem_release()', () => {
+  it('marks the folios of a writable region dirty, and leaves the others alone', () => {
+    const file = shmemCreate(k, 2);
+    const hva = drive(
+      mmap(k, p.mm, {
+        lenBytes: 2 * PAGE_SIZE,
+        prot: RW,
+        flags: MAP_SHARED,
+        mapping: file,
+        pgoff: 0,
+      }),
+    );
+    for (const [i, writable] of [true, false].entries()) {
+      p.load8(hva + i * PAGE_SIZE);
+      const umem = registered(hva + i * PAGE_SIZE, PAGE_SIZE, writable);
+      const page = umemPageAt(umem, 0);
+      drive(ibUmemRelease(k, umem));
+      expect(folioTestDirty(k, page)).toBe(writable);
+    }
+  });
+
+  it('after the memory has been unmapped, and after the process has gone', () => {
+    const hva = mapAnon(p, 2);
+    const [one, two] = [registered(hva, PAGE_SIZE), registered(hva + PAGE_SIZE, PAGE_SIZE)];
+    drive(munmap(k, p.mm, hva, PAGE_SIZE));
+    drive(ibUmemRelease(k, one));
+    exit(p);
+    expect(folioMaybeDmaPinned(k, umemPageAt(two, 0))).toBe(true);
+    drive(ibUmemRelease(k, two));
+    expect(livePins()).toBe(0);
+    clean();
+  });
+
+  it('twice is a bug of the caller’s', () => {
+    const umem = registered(mapAnon(p, 1), PAGE_SIZE);
+    drive(ibUmemRelease(k, umem));
+    expect(() => drive(ibUmemRelease(k, umem))).toThrow(/released twice/);
+  });
+});
+
+describe('who holds a page of a region', () => {
+  it('without provenance it is known by the region', () => {
+    const hva = mapAnon(p, 1);
+    const umem = registered(hva, PAGE_SIZE);
+    expect(explainFrame(k, umemPageAt(umem, 0))).toMatchObject({
+      pins: 1,
+      longterm: [{ user: 'rdma', mm: p.mm.id, at: umem.id, pins: 1 }],
+      unexplained: { pins: 0, references: 0 },
+    });
+  });
+
+  it('with provenance each pin has the name, and a region of many folios gives back its own', () => {
+    provenanceStart(k);
+    const hva = mapAnon(p, 3);
+    const other = new Int32Array(3);
+    drive(pinUserPagesFast(k, p.mm, hva, 3, 1, other));
+    const umem = registered(hva, 3 * PAGE_SIZE);
+    const users = (page: number): string[] => explainFrame(k, page).holds.map(({ user }) => user);
+    for (const page of other) expect(users(page)).toEqual(['', 'rdma']);
+    drive(ibUmemRelease(k, umem));
+    for (const page of other) expect(users(page)).toEqual(['']);
+    clean();
+  });
+});
