@@ -73,13 +73,18 @@ const putUnmapped = (k: Kernel, vma: Vma, { hva, folio }: Unmapped): void => {
   folioPut(k, folio);
 };
 
-/** Unmaps [start, end) of a hugetlb VMA, whole huge pages, between the notifiers' start and end. @param event MMU_NOTIFY_* */
+/**
+ * Unmaps [start, end) of a hugetlb VMA, whole huge pages, between the notifiers' start and end.
+ * @param event MMU_NOTIFY_*
+ * @param linked of a caller without mmap_lock: is the VMA still there? Asked after a yield
+ */
 export function* unmapHugetlbRange(
   k: Kernel,
   vma: Vma,
   start: number,
   end: number,
   event: number,
+  linked?: () => boolean,
 ): Path<void> {
   const { mm } = vma;
   const size = vmaPageSize(vma);
@@ -91,14 +96,17 @@ export function* unmapHugetlbRange(
     if (k.watched) yield YP_NOTIFIER_START;
   }
   const gather: Unmapped[] = [];
-  for (let at = nextMapped(k, mm, start, end); at < end; at = nextMapped(k, mm, at, end)) {
+  const stop = linked === undefined ? end : linked() ? Math.min(end, vma.end) : start;
+  for (let at = nextMapped(k, mm, start, stop); at < stop; at = nextMapped(k, mm, at, stop)) {
     const word = walkEntry(k, mm, at, hugeLevel(vma), false);
     if (word > 0) unmapOne(k, vma, at, word, event !== MMU_NOTIFY_UNMAP, gather);
     at += size;
   }
   if (gather.length > 0) {
+    // Without mmap_lock at once, for the reason that unmapHugetlbFolio() has.
+    if (linked !== undefined) flushTlbRange(k, mm, start, end);
     if (k.watched) yield YP_PROTECT;
-    flushTlbRange(k, mm, start, end);
+    if (linked === undefined) flushTlbRange(k, mm, start, end);
     for (const unmapped of gather) putUnmapped(k, vma, unmapped);
   }
   if (range !== null) {
