@@ -8,6 +8,7 @@ import { folioSetFlags } from './folio/folio.ts';
 import type { Policy } from './policy.ts';
 import { createHugetlbState } from './hugetlb/state.ts';
 import { createKsmState } from './ksm/state.ts';
+import { createLruState } from './lru/state.ts';
 import { createTask } from './signal.ts';
 import { createVmStat } from './stat.ts';
 import { createSwapState } from './swap/state.ts';
@@ -84,6 +85,7 @@ const freshState = (nrPages: number): KernelState => ({
   nextAsid: 1,
   zeroPage: -1,
   hugeZeroFolio: -1,
+  lru: createLruState(),
   thp: createThpState(),
   swap: createSwapState(),
   ksm: createKsmState(),

@@ -10,7 +10,7 @@
 import { readOnce, setField, smpRmb, smpWmb } from '#cells';
 import { EAGAIN, EFAULT, EHWPOISON, EINTR, ENOMEM } from './errno.ts';
 import { FAULT_FLAG_WRITE } from './fault/flags.ts';
-import { folioMarkAccessed, folioMarkDirty, folioOf, folioPut } from './folio/folio.ts';
+import { folioMarkDirty, folioOf, folioPut } from './folio/folio.ts';
 import { pageToPfn, pfnToPage } from './frames/table.ts';
 import { getUserPagesFastOnly } from './gup/fast.ts';
 import { fixupUserFault } from './gup/fault-in.ts';
@@ -28,6 +28,7 @@ import { noteReleasePage } from './provenance/provenance.ts';
 import type { Kernel, MmStruct, NotifierOps } from './types.ts';
 import { mmapRead } from './vma/lock.ts';
 import { findVma } from './vma/vma.ts';
+import { folioMarkAccessed } from './lru/batch.ts';
 
 export {
   mmuIntervalNotifierInsert,

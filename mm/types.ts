@@ -16,6 +16,7 @@ import type { ExtentFs, ExtentInode } from './fs/extent/state.ts';
 import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
 import type { FixedBuffer } from './io-uring/buffers.ts';
 import type { KsmNode, KsmState } from './ksm/state.ts';
+import type { LruState } from './lru/state.ts';
 import type { SwapState } from './swap/state.ts';
 import type { ThpState } from './thp/state.ts';
 import type { Pipe } from './pipe/pipe.ts';
@@ -293,6 +294,7 @@ export interface KernelState {
   zeroPage: number;
   /** The 2 MiB folio that read faults of huge anonymous memory map; -1 before the first. */
   hugeZeroFolio: number;
+  lru: LruState;
   thp: ThpState;
   swap: SwapState;
   ksm: KsmState;

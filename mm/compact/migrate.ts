@@ -10,9 +10,7 @@
 import { cmpxchg, mapSet, readOnce, writeOnce } from '#cells';
 import { EAGAIN, EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import {
-  folioAddLru,
   folioCacheRefs,
-  folioClearFlags,
   folioGet,
   folioLock,
   folioMapcount,
@@ -24,7 +22,6 @@ import {
   folioSetFlags,
   folioSetMapping,
   folioTestFlags,
-  folioTryGet,
   folioTrylock,
 } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
@@ -39,6 +36,7 @@ import {
   PG_ISOLATED,
   PG_KSM,
   PG_LRU,
+  PG_MLOCKED,
   PG_REFERENCED,
   PG_RESERVED,
   PG_SWAPBACKED,
@@ -47,6 +45,8 @@ import {
   PG_UPTODATE,
 } from '../frames/table.ts';
 import { ksmMigratePage } from '../ksm/node.ts';
+import { folioAddLru, lruAddDrainAll } from '../lru/batch.ts';
+import { folioDropIsolated, folioIsolateLru, folioPutbackLru } from '../lru/isolate.ts';
 import { type Path, YP_MIGRATE_COPIED, YP_MIGRATE_UNMAPPED } from '../path.ts';
 import { removeMigrationPtes, tryToMigrate } from '../rmap/migration.ts';
 import { folioMapping } from '../rmap/rmap.ts';
@@ -62,6 +62,7 @@ const MIGRATED_FLAGS =
   PG_ACTIVE |
   PG_SWAPBACKED |
   PG_UNEVICTABLE |
+  PG_MLOCKED |
   PG_ANON |
   PG_KSM;
 
@@ -84,9 +85,8 @@ export function* migrateFolio(k: Kernel, page: number): Path<number> {
   const nr = folioNrPages(k, folio);
   const error = yield* migrateIsolated(k, folio);
   countStat(k, error === 0 ? 'pgmigrate_success' : 'pgmigrate_fail', nr);
-  folioClearFlags(k, folio, PG_ISOLATED);
-  if (error !== 0) folioAddLru(k, folio);
-  folioPut(k, folio);
+  if (error === 0) folioDropIsolated(k, folio);
+  else folioPutbackLru(k, folio);
   return error;
 }
 
@@ -96,10 +96,9 @@ const isolate = (k: Kernel, folio: number): number => {
   const object = folioMapping(k, folio);
   if (object === null) return -EINVAL;
   if (object.kind === 'secretmem' || folioTestFlags(k, folio, PG_ISOLATED)) return -EBUSY;
-  if (!folioTryGet(k, folio)) return -EINVAL;
-  folioSetFlags(k, folio, PG_ISOLATED);
-  folioClearFlags(k, folio, PG_LRU);
-  return 0;
+  if (folioRefCount(k, folio) === 0) return -EINVAL;
+  if (!folioTestFlags(k, folio, PG_LRU)) lruAddDrainAll(k);
+  return folioIsolateLru(k, folio) ? 0 : -EBUSY;
 };
 
 /** References of an unmapped folio that only migration and the caches hold. */

@@ -7,10 +7,11 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { atomicAdd } from '#cells';
-import { folioAddLru, folioAlloc, folioNrPages, folioPut, folioSetFlags } from '../folio/folio.ts';
+import { folioAlloc, folioNrPages, folioPut, folioSetFlags } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
 import { GFP_ZERO } from '../frames/buddy.ts';
 import { PG_UPTODATE } from '../frames/table.ts';
+import { folioAddLru } from '../lru/batch.ts';
 import { type Path, YP_FAULT_ALLOCATED } from '../path.ts';
 import {
   maybeMkwrite,

@@ -8,7 +8,6 @@
  */
 import { ENOMEM } from '../errno.ts';
 import {
-  folioAddLru,
   folioCacheRefs,
   folioGet,
   folioLock,
@@ -23,6 +22,7 @@ import {
 import { folioAllocOrder } from '../folio/large.ts';
 import { GFP_ZERO } from '../frames/buddy.ts';
 import { PG_ANON_EXCLUSIVE, PG_UPTODATE } from '../frames/table.ts';
+import { folioAddLru } from '../lru/batch.ts';
 import {
   mmHasNotifiers,
   notifierRange,

@@ -36,12 +36,14 @@ import {
   PG_HUGETLB,
   PG_HWPOISON,
   PG_LRU,
+  PG_MLOCKED,
   PG_RESERVED,
   PG_TABLE,
   PG_UNEVICTABLE,
 } from '../frames/table.ts';
 import { MAX_PAGE_ORDER } from '../frames/zone.ts';
 import { hugetlbCountAdd } from '../hugetlb/fault.ts';
+import { lruListDel } from '../lru/list.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -111,7 +113,8 @@ function* poisonFolio(k: Kernel, folio: number): Path<number> {
   folioSetFlags(k, folio, PG_HWPOISON);
   if (folioTestFlags(k, folio, PG_HUGETLB)) unmapHugetlb(k, folio);
   else yield* unmapFolio(k, folio, POISON_ROUNDS, poisonOne);
-  folioClearFlags(k, folio, PG_LRU | PG_ACTIVE | PG_UNEVICTABLE);
+  if (folioTestFlags(k, folio, PG_LRU)) lruListDel(k, folio);
+  folioClearFlags(k, folio, PG_ACTIVE | PG_UNEVICTABLE | PG_MLOCKED);
   const mine = 1 + folioCacheRefs(k, folio);
   const reached = folioMapcount(k, folio) > 0 || folioRefCount(k, folio) > mine;
   folioUnlock(k, folio);

@@ -5,7 +5,6 @@
 import { setField } from '#cells';
 import { EAGAIN, EBUSY, EHWPOISON } from '../errno.ts';
 import {
-  folioAddLru,
   folioAlloc,
   folioGet,
   folioMarkDirty,
@@ -19,6 +18,7 @@ import {
 } from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { PG_HWPOISON, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
+import { folioAddLru } from '../lru/batch.ts';
 import { type Path, YP_FAULT_COPIED } from '../path.ts';
 import {
   mkPte,

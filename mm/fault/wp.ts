@@ -4,7 +4,6 @@
  */
 import { PAGE_SIZE } from '#emu';
 import {
-  folioAddLru,
   folioAlloc,
   folioGet,
   folioMapcount,
@@ -22,6 +21,7 @@ import {
 import { folioTestLarge } from '../folio/large.ts';
 import { GFP_KERNEL, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_ANON_EXCLUSIVE, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
+import { folioAddLru } from '../lru/batch.ts';
 import {
   mmHasNotifiers,
   notifierRange,

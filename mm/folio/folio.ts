@@ -15,14 +15,14 @@ import {
   PG_KSM,
   PG_LOCKED,
   PG_LRU,
-  PG_REFERENCED,
   PG_RESERVED,
   PG_SWAPCACHE,
   PG_TAIL,
 } from '../frames/table.ts';
-import { freeZoneDeviceFolio, isZoneDevice } from '../frames/zone-device.ts';
+import { freeZoneDeviceFolio, isFsdax, isZoneDevice } from '../frames/zone-device.ts';
 import { freeHugetlbFolio } from '../hugetlb/pool.ts';
 import { ksmPageFreed } from '../ksm/node.ts';
+import { lruListDel } from '../lru/list.ts';
 import { type Path, YP_WAIT } from '../path.ts';
 import type { Kernel } from '../types.ts';
 import {
@@ -110,6 +110,7 @@ const freeFolio = (k: Kernel, folio: number): void => {
     freeZoneDeviceFolio(k, folio);
     return;
   }
+  if ((flags & PG_LRU) !== 0) lruListDel(k, folio);
   if ((flags & PG_KSM) !== 0) ksmPageFreed(k, folio);
   if (order > 0) folioUnprepLarge(k, folio, order);
   freePages(k, folio, order);
@@ -129,22 +130,16 @@ export const folioUnlock = (k: Kernel, folio: number): void => {
     throw new Error(`folio ${folio} unlocked while not locked`);
 };
 
-/** Marks the folio dirty; true where it was clean. */
+/**
+ * Marks the folio dirty; true where it was clean. A block of a DAX file is never dirty: it is what the
+ * page would be written to, and its file keeps track of stores by itself (mm/fs/dax/).
+ */
 export const folioMarkDirty = (k: Kernel, folio: number): boolean =>
+  !isFsdax(readOnce(k.state.frames.flags, folio)) &&
   (fetchOr(k.state.frames.flags, folio, PG_DIRTY) & PG_DIRTY) === 0;
 
 export const folioTestDirty = (k: Kernel, folio: number): boolean =>
   folioTestFlags(k, folio, PG_DIRTY);
-
-/** Somebody used it. Compare mm/swap.c:folio_mark_accessed(), as far as one flag goes. */
-export const folioMarkAccessed = (k: Kernel, folio: number): void => {
-  fetchOr(k.state.frames.flags, folio, PG_REFERENCED);
-};
-
-/** Puts the folio where reclaim and migration can find it. */
-export const folioAddLru = (k: Kernel, folio: number): void => {
-  fetchOr(k.state.frames.flags, folio, PG_LRU);
-};
 
 /** Entries that map the page, by itself or with the whole of its folio. */
 export const pageMapcount = (k: Kernel, page: number): number => {

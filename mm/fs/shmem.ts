@@ -9,7 +9,6 @@ import { PAGE_SIZE } from '#emu';
 import { setField } from '#cells';
 import { EAGAIN, EINVAL, ENOENT, EPERM } from '../errno.ts';
 import {
-  folioAddLru,
   folioAlloc,
   folioMarkDirty,
   folioNrPages,
@@ -20,6 +19,7 @@ import {
 import { folioAllocOrder } from '../folio/large.ts';
 import { GFP_ZERO } from '../frames/buddy.ts';
 import { PG_SWAPBACKED } from '../frames/table.ts';
+import { folioAddLru } from '../lru/batch.ts';
 import { type Path, YP_FAULT_ALLOCATED } from '../path.ts';
 import { swapSlotBytes } from '../swap/cache.ts';
 import { shmemSwapin } from '../swap/shmem.ts';

@@ -13,9 +13,10 @@
 import { PAGE_SIZE, PTE_PPN_SHIFT } from '#emu';
 import { readOnce } from '#cells';
 import { EEXIST, EFAULT, EMLINK } from '../errno.ts';
-import { folioMarkAccessed, folioMarkDirty, folioOf, folioTestDirty } from '../folio/folio.ts';
+import { folioMarkDirty, folioOf, folioTestDirty } from '../folio/folio.ts';
 import { folioTestLarge } from '../folio/large.ts';
 import { tryGrabFolio } from '../folio/pin.ts';
+import { folioMarkAccessed } from '../lru/batch.ts';
 import {
   pteDirty,
   pteLeaf,

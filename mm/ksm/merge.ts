@@ -11,7 +11,6 @@ import { EBUSY, EFAULT } from '../errno.ts';
 import {
   folioGet,
   folioMapcount,
-  folioMarkAccessed,
   folioMarkDirty,
   folioPut,
   folioRefCount,
@@ -22,6 +21,7 @@ import {
 } from '../folio/folio.ts';
 import { folioTestLarge } from '../folio/large.ts';
 import { PG_KSM } from '../frames/table.ts';
+import { folioMarkAccessed } from '../lru/batch.ts';
 import {
   mmHasNotifiers,
   notifierRange,

@@ -9,7 +9,6 @@ import { readOnce } from '#cells';
 import { EAGAIN, EBUSY } from '../errno.ts';
 import { folioLockOrRetry } from '../fault/retry.ts';
 import {
-  folioAddLru,
   folioAlloc,
   folioGet,
   folioLock,
@@ -24,6 +23,7 @@ import {
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { PG_KSM, PG_SWAPBACKED, PG_UPTODATE } from '../frames/table.ts';
 import { ksmNodeOf } from '../ksm/node.ts';
+import { folioAddLru } from '../lru/batch.ts';
 import { type Path, YP_FAULT_ALLOCATED, YP_SWAP_READ } from '../path.ts';
 import { swapEntrySlot } from '../pgtable/swapops.ts';
 import { ptepGet } from '../pgtable/walk.ts';

@@ -14,16 +14,11 @@
 import { fetchAndNot, readOnce } from '#cells';
 import { EAGAIN, EBUSY, EINVAL } from '../errno.ts';
 import {
-  folioAddLru,
-  folioClearFlags,
   folioMapcount,
   folioNrPages,
-  folioPut,
   folioRefCount,
-  folioSetFlags,
   folioTestAnon,
   folioTestDirty,
-  folioTryGet,
   folioTrylock,
 } from '../folio/folio.ts';
 import { folioEntireMapcount, folioTestLarge } from '../folio/large.ts';
@@ -38,6 +33,7 @@ import {
   PG_TAIL,
   PG_UNEVICTABLE,
 } from '../frames/table.ts';
+import { folioDropIsolated, folioIsolateLru, folioPutbackLru } from '../lru/isolate.ts';
 import { type Path, YP_SWAP_UNMAPPED, YP_SWAP_WRITTEN } from '../path.ts';
 import { splitFolio } from '../thp/split.ts';
 import type { Kernel } from '../types.ts';
@@ -72,9 +68,7 @@ export const isolateForReclaim = (k: Kernel, folio: number): number => {
   if ((flags & (PG_SWAPBACKED | PG_TAIL | PG_HUGETLB)) !== PG_SWAPBACKED) return -EINVAL;
   if ((flags & PG_ISOLATED) !== 0) return -EBUSY;
   if ((flags & (PG_LRU | PG_UNEVICTABLE | PG_HWPOISON)) !== PG_LRU) return -EAGAIN;
-  if (!folioTryGet(k, folio)) return -EINVAL;
-  folioSetFlags(k, folio, PG_ISOLATED);
-  folioClearFlags(k, folio, PG_LRU);
+  folioIsolateLru(k, folio);
   return 0;
 };
 
@@ -94,9 +88,8 @@ export function* reclaimIsolated(k: Kernel, folio: number): Path<number> {
     if (error !== 0 && swapFull(k)) folioFreeSwap(k, folio);
     folioUnlockFreeSwap(k, folio);
   }
-  folioClearFlags(k, folio, PG_ISOLATED);
-  if (error !== 0) folioAddLru(k, folio);
-  folioPut(k, folio);
+  if (error === 0) folioDropIsolated(k, folio);
+  else folioPutbackLru(k, folio);
   for (const page of rest) {
     const other = yield* reclaimIsolated(k, page);
     if (error === 0) error = other;

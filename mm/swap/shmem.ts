@@ -8,7 +8,6 @@
 import { mapDelete, mapSet, readOnce } from '#cells';
 import { EAGAIN, EBUSY, EINVAL } from '../errno.ts';
 import {
-  folioMarkAccessed,
   folioMarkDirty,
   folioOf,
   folioPut,
@@ -18,6 +17,7 @@ import {
 } from '../folio/folio.ts';
 import { folioMaybeDmaPinned } from '../folio/pin.ts';
 import { mappingAddFolio } from '../fs/mapping.ts';
+import { folioMarkAccessed } from '../lru/batch.ts';
 import type { Path } from '../path.ts';
 import { pteDirty, pteUffdWp, pteYoung } from '../pgtable/pte.ts';
 import { makeUffdWpMarker } from '../pgtable/swapops.ts';

@@ -12,10 +12,11 @@ import { PAGE_SIZE } from '#emu';
 import { listPush, setField } from '#cells';
 import { EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import { doSwapPage } from '../fault/swap.ts';
-import { folioAddLru, folioOf, folioPut, folioSetFlags } from '../folio/folio.ts';
+import { folioOf, folioPut, folioSetFlags } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { PG_UPTODATE } from '../frames/table.ts';
+import { folioAddLru } from '../lru/batch.ts';
 import { invalidateRangeEnd, invalidateRangeStart, notifierRange } from '../notifier/notifier.ts';
 import { type Path, YP_COLLAPSE_CLEARED, YP_COLLAPSE_COPIED, YP_WAIT } from '../path.ts';
 import {

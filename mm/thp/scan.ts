@@ -5,22 +5,18 @@
  */
 import { EAGAIN, EBUSY, EINVAL } from '../errno.ts';
 import {
-  folioAddLru,
-  folioClearFlags,
   folioExpectedRefs,
-  folioGet,
   folioMapcount,
   folioOf,
-  folioPut,
   folioRefCount,
-  folioSetFlags,
   folioTestAnon,
   folioTestFlags,
   folioTrylock,
   folioUnlock,
 } from '../folio/folio.ts';
 import { folioTestLarge } from '../folio/large.ts';
-import { PG_ISOLATED, PG_LOCKED, PG_LRU, PG_REFERENCED } from '../frames/table.ts';
+import { PG_LOCKED, PG_LRU, PG_REFERENCED } from '../frames/table.ts';
+import { folioIsolateLru, folioPutbackLru } from '../lru/isolate.ts';
 import {
   pteNone,
   ptePage,
@@ -140,9 +136,7 @@ export const isolateTable = (
       folioUnlock(k, folio);
       return -EAGAIN;
     }
-    folioGet(k, folio);
-    folioSetFlags(k, folio, PG_ISOLATED);
-    folioClearFlags(k, folio, PG_LRU);
+    folioIsolateLru(k, folio);
     isolated.push(folio);
   }
   return scan.khugepaged && scan.young === 0 ? -EINVAL : 0;
@@ -152,9 +146,7 @@ export const isolateTable = (
 export const releaseIsolated = (k: Kernel, isolated: readonly number[]): void => {
   for (const folio of isolated) {
     folioUnlock(k, folio);
-    folioClearFlags(k, folio, PG_ISOLATED);
-    folioAddLru(k, folio);
     freeSwapCache(k, folio);
-    folioPut(k, folio);
+    folioPutbackLru(k, folio);
   }
 };

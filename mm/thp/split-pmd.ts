@@ -7,9 +7,10 @@
  * entry just goes.
  */
 import { atomicAdd, fetchOr, readOnce, writeOnce } from '#cells';
-import { folioMarkAccessed, folioMarkDirty, folioPut, folioTestAnon } from '../folio/folio.ts';
+import { folioMarkDirty, folioPut, folioTestAnon } from '../folio/folio.ts';
 import { folioAddEntireMapcount, folioAddLargeMapcount } from '../folio/large.ts';
 import { PG_ANON_EXCLUSIVE } from '../frames/table.ts';
+import { folioMarkAccessed } from '../lru/batch.ts';
 import {
   mmHasNotifiers,
   notifierRange,

@@ -31,6 +31,7 @@ import {
   PG_HUGETLB,
   PG_LOCKED,
   PG_LRU,
+  PG_MLOCKED,
   PG_REFERENCED,
   PG_RESERVED,
   PG_SWAPBACKED,
@@ -38,6 +39,7 @@ import {
   PG_UNEVICTABLE,
   PG_UPTODATE,
 } from '../frames/table.ts';
+import { lruListAdd, lruListDel } from '../lru/list.ts';
 import { type Path, YP_SPLIT_UNMAPPED } from '../path.ts';
 import {
   removeMigrationPtes,
@@ -60,6 +62,7 @@ const INHERITED =
   PG_SWAPBACKED |
   PG_SWAPCACHE |
   PG_UNEVICTABLE |
+  PG_MLOCKED |
   PG_ANON;
 
 /**
@@ -138,16 +141,20 @@ const makeSmall = (k: Kernel, folio: number, order: number, cached: number): voi
   const id = readOnce(mapping, folio);
   const firstIndex = readOnce(index, folio);
   const slot = readOnce(swap, folio);
+  const listed = folioTestFlags(k, folio, PG_LRU);
+  if (listed) lruListDel(k, folio);
   folioUnprepLarge(k, folio, order);
   for (let i = 1; i < 1 << order; i++) {
     const page = folio + i;
     writeOnce(mapping, page, id);
     writeOnce(index, page, (firstIndex + i) | 0);
     if ((inherited & PG_SWAPCACHE) !== 0) writeOnce(swap, page, slot + i);
+    fetchOr(flags, page, inherited);
     // Where the first page is isolated its caller keeps it off the list; the others are free to go on it.
-    fetchOr(flags, page, inherited | PG_LRU);
+    lruListAdd(k, page);
     writeOnce(refcount, page, 1 + cached);
   }
+  if (listed) lruListAdd(k, folio);
   writeOnce(refcount, folio, 1 + cached);
 };
 

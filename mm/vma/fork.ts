@@ -10,7 +10,6 @@ import { PAGE_SIZE } from '#emu';
 import { atomicAdd, setField } from '#cells';
 import { EAGAIN, EHWPOISON, ENOMEM } from '../errno.ts';
 import {
-  folioAddLru,
   folioAlloc,
   folioGet,
   folioOf,
@@ -22,6 +21,7 @@ import {
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import { PG_HWPOISON, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
 import { copyHugetlbRange } from '../hugetlb/fork.ts';
+import { folioAddLru } from '../lru/batch.ts';
 import {
   mmHasNotifiers,
   notifierRange,

@@ -4,14 +4,9 @@
  */
 import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
-import {
-  folioMarkAccessed,
-  folioMarkDirty,
-  folioOf,
-  folioPut,
-  folioTestAnon,
-} from '../folio/folio.ts';
+import { folioMarkDirty, folioOf, folioPut, folioTestAnon } from '../folio/folio.ts';
 import { unmapHugetlbRange } from '../hugetlb/unmap.ts';
+import { folioMarkAccessed } from '../lru/batch.ts';
 import {
   mmHasNotifiers,
   notifierRange,

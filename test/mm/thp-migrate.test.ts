@@ -32,15 +32,10 @@ import {
 import { FOLL_WRITE, pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
 import { checkKernel } from '../../mm/check/sanitizer.ts';
-import {
-  folioAddLru,
-  folioGet,
-  folioPut,
-  folioSetFlags,
-  folioSetMapping,
-} from '../../mm/folio/folio.ts';
+import { folioGet, folioPut, folioSetFlags, folioSetMapping } from '../../mm/folio/folio.ts';
 import { folioAllocOrder } from '../../mm/folio/large.ts';
 import { PG_SWAPBACKED, PG_UPTODATE } from '../../mm/frames/table.ts';
+import { folioAddLru } from '../../mm/lru/batch.ts';
 import { pageoutRange } from '../../mm/swap/pageout.ts';
 import { swapon } from '../../mm/swap/slots.ts';
 import { findVma } from '../../mm/vma/vma.ts';

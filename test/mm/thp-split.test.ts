@@ -32,7 +32,6 @@ import {
 import { FOLL_WRITE, pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
 import {
-  folioAddLru,
   folioGet,
   folioLock,
   folioPut,
@@ -43,6 +42,7 @@ import {
 } from '../../mm/folio/folio.ts';
 import { folioAllocOrder } from '../../mm/folio/large.ts';
 import { PG_SWAPBACKED, PG_SWAPCACHE, PG_UPTODATE } from '../../mm/frames/table.ts';
+import { folioAddLru } from '../../mm/lru/batch.ts';
 import { mkPte, vmPageProt } from '../../mm/pgtable/pte.ts';
 import { setPteAt, walkPte } from '../../mm/pgtable/walk.ts';
 import { folioAddFileRmap } from '../../mm/rmap/rmap.ts';
