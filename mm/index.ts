@@ -114,6 +114,15 @@ export {
   copyToIter,
   iovIterZero,
 } from './iov/copy.ts';
+export { remoteDirectRead, remoteDirectWrite } from './fs/remote/direct.ts';
+export {
+  remoteFileCreate,
+  remoteFileRead,
+  remoteFileWrite,
+  remoteServerCreate,
+  remoteServerRemove,
+} from './fs/remote/server.ts';
+export type { RemoteFile, RemoteKind, RemoteRequest, RemoteServer } from './fs/remote/state.ts';
 export {
   ITER_ALLOW_P2PDMA,
   iovIterExtractPages,
@@ -201,6 +210,7 @@ export {
   YP_SWAP_WRITTEN,
   YP_WAIT,
 } from './path.ts';
+  YP_DIO_MAPPED,
 export type { Path } from './path.ts';
 export { createPipe, PIPE_BUFFERS, pipeRead, pipeRelease, pipeWrite, tee } from './pipe/pipe.ts';
 export type { Pipe, PipeBuffer, PipeHold } from './pipe/pipe.ts';
@@ -217,6 +227,8 @@ export {
   ptePresent,
   pteSpecial,
   pteWrite,
+  YP_NET_ANSWERED,
+  YP_NET_SENT,
   pteWrprotect,
 } from './pgtable/pte.ts';
 export {

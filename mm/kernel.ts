@@ -99,3 +99,4 @@ const freshState = (nrPages: number): KernelState => ({
   provenance: null,
   stat: createVmStat(),
 });
+  remoteServers: new Map(),

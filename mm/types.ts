@@ -14,6 +14,7 @@ import type { BlockDevice } from './block/state.ts';
 import type { DeviceMemory } from './fs/device.ts';
 import type { ExtentFs, ExtentInode } from './fs/extent/state.ts';
 import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
+import type { RemoteServer } from './fs/remote/state.ts';
 import type { FixedBuffer } from './io-uring/buffers.ts';
 import type { KsmNode, KsmState } from './ksm/state.ts';
 import type { LruState } from './lru/state.ts';
@@ -312,6 +313,8 @@ export interface KernelState {
   provenance: Provenance | null;
   stat: VmStat;
 }
+  /** Servers of remote files, by id. */
+  remoteServers: Map<number, RemoteServer>;
 
 /** What the sabotage tests take away, one rule each. All false in every real run. */
 export interface Sabotage {
