@@ -38,7 +38,7 @@ export const PG_MIGRATABLE = 1 << 24; // hugetlb: in use and on its pool's activ
 export const PG_TEMPORARY = 1 << 25; // hugetlb: no page of the pool's own; freed it is ordinary memory again
 export const PG_FSDAX = 1 << 26; // ZONE_DEVICE: a block of persistent memory under a DAX file system
 export const PG_DEVDAX = 1 << 27; // ZONE_DEVICE: memory of a device-dax file
-export const PG_MLOCKED = 1 << 26; // a VMA that maps it is VM_LOCKED
+export const PG_MLOCKED = 1 << 28; // a VMA that maps it is VM_LOCKED
 
 /** One machine's frame table. Plain data: it is saved and restored as it is. */
 export interface FrameTable {
