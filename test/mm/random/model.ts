@@ -1,6 +1,6 @@
 /** What the random driver believes of processes, mappings, files, pins and pipes. */
 import { PAGE_SIZE } from '#emu';
-import type { AddressSpace, FixedBuffer, HostProcess, Pipe } from '#mm';
+import type { AddressSpace, FixedBuffer, HostProcess, MmStruct, Pipe, Umem } from '#mm';
 import type { SecondaryMmu } from '../secondary-mmu.ts';
 import type { History } from './history.ts';
 
@@ -97,6 +97,9 @@ export interface Held {
   /** Word of each page that has one, and its epoch before the pin was taken; null: not known any more. */
   words: ({ word: Word; history: History; epoch: number } | null)[];
   buffer: FixedBuffer | null;
+  /** A memory region of RDMA, or what VFIO has mapped. */
+  umem: Umem | null;
+  dma: { mm: MmStruct; iova: number; lenBytes: number } | null;
 }
 
 /** A pipe and what its bytes must be, oldest first; null: not known. */

@@ -4,6 +4,8 @@ import {
   createPipe,
   fixedBufferRead,
   fixedBufferWrite,
+  ibUmemGet,
+  ibUmemRelease,
   ioUringRegisterBuffer,
   ioUringUnregisterBuffer,
   leafLevel,
@@ -14,6 +16,10 @@ import {
   ptepGet,
   ptePresent,
   tee,
+  umemPageAt,
+  vfioDmaMap,
+  vfioDmaUnmap,
+  vfioIovaToPage,
   vmspliceToPipe,
   walkLeaf,
 } from '#mm';
@@ -89,7 +95,7 @@ export const beginHold = (driver: RandomDriver): void => {
   const brokeCow = kind === 'get' ? null : breakCow(driver, region, words);
   driver.start(`${fast ? 'fast' : 'slow'} ${kind}`, region.process, path, (n) => {
     brokeCow?.(n);
-    if (n > 0) driver.held.push({ pages, n, kind, words, buffer: null });
+    if (n > 0) driver.held.push({ pages, n, kind, words, buffer: null, umem: null, dma: null });
   });
 };
 
@@ -158,6 +164,13 @@ export const dropHeld = (driver: RandomDriver, i: number): void => {
   if (held.buffer !== null) {
     ioUringUnregisterBuffer(k, held.buffer);
     driver.count('unregister');
+  } else if (held.umem !== null) {
+    driver.start('deregister', null, ibUmemRelease(k, held.umem));
+  } else if (held.dma !== null) {
+    const { mm, iova, lenBytes } = held.dma;
+    driver.start('dma unmap', null, vfioDmaUnmap(k, mm, iova, lenBytes), (n) => {
+      if (n !== lenBytes) throw new Error(`vfioDmaUnmap: ${n} of ${lenBytes} bytes`);
+    });
   } else if (held.kind === 'get') {
     noteRelease(k, 'get', held.pages, held.n);
     for (let j = 0; j < held.n; j++) folioPut(k, folioOf(k, held.pages[j]!));
@@ -186,7 +199,53 @@ export const beginRegister = (driver: RandomDriver): void => {
   driver.start('register', region.process, path, (buffer) => {
     brokeCow(typeof buffer === 'number' ? 0 : nr);
     if (typeof buffer === 'number') return;
-    driver.held.push({ pages: buffer.pages, n: nr, kind: 'write', words, buffer });
+    driver.held.push({
+      pages: buffer.pages,
+      n: nr,
+      kind: 'write',
+      words,
+      buffer,
+      umem: null,
+      dma: null,
+    });
+  });
+};
+
+/** A memory region of RDMA, or memory that a device has by VFIO: for writing mostly, for long. */
+export const beginRegion = (driver: RandomDriver): void => {
+  const { random, k } = driver;
+  const region = driver.anyRegion();
+  if (region === undefined || driver.held.length >= MAX_HELD) return;
+  const first = random.chance(0.4) ? 0 : random.below(region.nrPages);
+  const n = 1 + random.below(Math.min(region.nrPages - first, random.chance(0.1) ? 600 : 8));
+  const kind = random.chance(0.7) ? 'write' : 'read';
+  const words = wordsOf(region, first, n);
+  const { mm } = region.process.p;
+  const hva = region.hva + first * PAGE_SIZE;
+  const lenBytes = n * PAGE_SIZE;
+  const brokeCow = breakCow(driver, region, words);
+  const keep = (pageAt: (i: number) => number, of: Pick<Held, 'umem' | 'dma'>): void => {
+    const pages = Int32Array.from({ length: n }, (_, i) => pageAt(i));
+    driver.held.push({ pages, n, kind, words, buffer: null, ...of });
+  };
+  if (random.chance(0.5)) {
+    const path = ibUmemGet(k, mm, hva, lenBytes, kind === 'write');
+    driver.start('rdma', region.process, path, (umem) => {
+      brokeCow(typeof umem === 'number' ? 0 : n);
+      if (typeof umem !== 'number')
+        keep((i) => umemPageAt(umem, i * PAGE_SIZE), { umem, dma: null });
+    });
+    return;
+  }
+  const iova = driver.value() * 4096 * PAGE_SIZE;
+  const path = vfioDmaMap(k, mm, hva, iova, lenBytes, kind === 'write');
+  driver.start('vfio', region.process, path, (dma) => {
+    brokeCow(typeof dma === 'number' ? 0 : n);
+    if (typeof dma === 'number') return;
+    keep((i) => vfioIovaToPage(k, mm, iova + i * PAGE_SIZE), {
+      umem: null,
+      dma: { mm, iova, lenBytes },
+    });
   });
 };
 
