@@ -11,7 +11,8 @@ import { vmaHstate } from './vma.ts';
 /**
  * A huge page for `hva`, with one reference; its bytes are what they were.
  * @param cowFromOwner a copy of a page that was had by promise already: the promise does not count twice
- * @returns the folio, or -ENOSPC: not promised, and nothing is left over
+ * @returns the folio, or -ENOSPC: not promised, and nothing is left over; or promised, and none of the
+ *   free ones is where the page may be (isolated blocks, and what can move if it is to be pinned for long)
  */
 export const allocHugetlbFolio = (
   k: Kernel,
@@ -23,7 +24,7 @@ export const allocHugetlbFolio = (
   const unpromised = cowFromOwner || vmaNeedsReservation(vma, hva);
   if (unpromised && availableHugePages(h) <= 0) return -ENOSPC;
   const folio = dequeueHugetlbFolio(k, h);
-  if (folio < 0) throw new Error(`hugetlb order ${h.order}: a promised page is not there`);
+  if (folio < 0) return -ENOSPC;
   if (!unpromised) {
     folioSetFlags(k, folio, PG_RESTORE_RESERVE);
     setField(h, 'reserved', h.reserved - 1);

@@ -17,7 +17,13 @@ import {
   folioTrylock,
   folioUnlock,
 } from '../folio/folio.ts';
-import { PG_HWPOISON, PG_LOCKED, PG_RESTORE_RESERVE, PG_UPTODATE } from '../frames/table.ts';
+import {
+  PG_HWPOISON,
+  PG_LOCKED,
+  PG_MIGRATABLE,
+  PG_RESTORE_RESERVE,
+  PG_UPTODATE,
+} from '../frames/table.ts';
 import { mappingLockPage } from '../fs/mapping.ts';
 import { type Path, YP_FAULT_ALLOCATED, YP_WAIT } from '../path.ts';
 import {
@@ -73,7 +79,7 @@ export const hugetlbCountAdd = (mm: MmStruct, delta: number): void =>
 /** A new huge page becomes the VMA's own, as hugetlb_add_new_anon_rmap() does: its promise is used up for good. */
 export const hugetlbAddNewAnonRmap = (k: Kernel, folio: number, vma: Vma, hva: number): void => {
   folioClearFlags(k, folio, PG_RESTORE_RESERVE);
-  folioSetFlags(k, folio, PG_UPTODATE);
+  folioSetFlags(k, folio, PG_UPTODATE | PG_MIGRATABLE);
   folioAddNewAnonRmapPmd(k, folio, vma, hva);
 };
 

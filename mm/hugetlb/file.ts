@@ -4,7 +4,7 @@
  */
 import { EEXIST, EINVAL } from '../errno.ts';
 import { folioClearFlags, folioUnlock } from '../folio/folio.ts';
-import { PG_DIRTY, PG_RESTORE_RESERVE } from '../frames/table.ts';
+import { PG_DIRTY, PG_MIGRATABLE, PG_RESTORE_RESERVE } from '../frames/table.ts';
 import { mappingAddFolio, mappingCreate } from '../fs/mapping.ts';
 import { type Path, YP_FAULT_ALLOCATED } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
@@ -41,7 +41,7 @@ export const hugetlbAddToCache = (
   pgoff: number,
   folio: number,
 ): void => {
-  mappingAddFolio(k, mapping, pgoff, folio, PG_DIRTY);
+  mappingAddFolio(k, mapping, pgoff, folio, PG_DIRTY | PG_MIGRATABLE);
   folioClearFlags(k, folio, PG_RESTORE_RESERVE);
 };
 

@@ -2,6 +2,7 @@
  * Fork of a hugetlb VMA: as of small pages, with one exclusive flag for a whole huge page, and
  * copies that the pool has to have a page for. Compare mm/hugetlb.c:copy_hugetlb_page_range().
  */
+import { PAGE_SIZE } from '#emu';
 import { atomicAdd } from '#cells';
 import { ENOMEM } from '../errno.ts';
 import { folioGet, folioNrPages, folioPut, folioTestAnon } from '../folio/folio.ts';
@@ -18,6 +19,7 @@ import {
   isPteMarker,
   isReadableMigrationEntry,
   migrationEntryAs,
+  PTE_SWP_UFFD_WP,
   SWP_MIGRATION_READ,
 } from '../pgtable/swapops.ts';
 import { nextMapped, ptepGet, setPteAt, walkEntry } from '../pgtable/walk.ts';
@@ -29,14 +31,21 @@ import { allocHugetlbFolio, copyHugeFolio } from './alloc.ts';
 import { hugetlbAddNewAnonRmap, hugetlbCountAdd, makeHugePte } from './fault.ts';
 import { hugeLevel, vmaPageSize } from './vma.ts';
 
-/** An entry that is not present; the child's VMA has no userfaultfd unless its flag says so. */
+/**
+ * An entry that is not present; the child's VMA has no userfaultfd unless its flag says so. A page that
+ * is being moved is the child's too: it counts, which Linux forgets here.
+ */
 const copyNonpresent = (k: Kernel, dst: Vma, to: number, from: number): void => {
   let entry = ptepGet(k, from);
-  if (isMigrationEntry(entry) && !isReadableMigrationEntry(entry) && isCowMapping(dst.flags)) {
-    entry = migrationEntryAs(entry, SWP_MIGRATION_READ);
-    setPteAt(k, from, entry);
-  }
-  if (isPteMarker(entry) && (dst.flags & VM_UFFD_WP) === 0) return;
+  const uffd = (dst.flags & VM_UFFD_WP) !== 0;
+  if (isMigrationEntry(entry)) {
+    if (!isReadableMigrationEntry(entry) && isCowMapping(dst.flags)) {
+      entry = migrationEntryAs(entry, SWP_MIGRATION_READ);
+      setPteAt(k, from, entry);
+    }
+    if (!uffd) entry &= ~PTE_SWP_UFFD_WP;
+    hugetlbCountAdd(dst.mm, vmaPageSize(dst) / PAGE_SIZE);
+  } else if (isPteMarker(entry) && !uffd) return;
   setPteAt(k, to, entry);
 };
 

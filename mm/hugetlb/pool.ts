@@ -2,16 +2,30 @@
  * The pools of huge pages: filling, taking from, giving back. Compare mm/hugetlb.c.
  *
  * A page of a pool is a large folio for as long as it stays in the pool; without a reference it is
- * free. There are no surplus pages: nr_overcommit_hugepages is 0. All of this is under hugetlb_lock
- * in Linux: nothing here yields.
+ * free. There are no surplus pages, nr_overcommit_hugepages being 0, but for temporary ones that
+ * migration moves to when the pool has none left. All of this is under hugetlb_lock in Linux: nothing
+ * here yields.
  */
 import { fetchAndNot, listPush, listRemoveAt, readOnce, setField, writeOnce } from '#cells';
-import { EINVAL, ENOMEM } from '../errno.ts';
-import { folioClearFlags, folioOrder, folioSetFlags, folioSetMapping } from '../folio/folio.ts';
+import { EBUSY, EINVAL, ENOMEM } from '../errno.ts';
+import {
+  folioClearFlags,
+  folioOrder,
+  folioSetFlags,
+  folioSetMapping,
+  folioTestFlags,
+} from '../folio/folio.ts';
 import { folioAllocOrder, folioPrepLarge, folioUnprepLarge } from '../folio/large.ts';
-import { freePages, GFP_KERNEL } from '../frames/buddy.ts';
+import { folioIsLongtermPinnable } from '../folio/pin.ts';
+import { freePages, GFP_MOVABLE } from '../frames/buddy.ts';
 import { allocContig, freeContig } from '../frames/contig.ts';
-import { PG_HEAD, PG_HUGETLB, PG_RESTORE_RESERVE } from '../frames/table.ts';
+import {
+  PG_HEAD,
+  PG_HUGETLB,
+  PG_HWPOISON,
+  PG_RESTORE_RESERVE,
+  PG_TEMPORARY,
+} from '../frames/table.ts';
 import { MAX_PAGE_ORDER } from '../frames/zone.ts';
 import type { Kernel } from '../types.ts';
 import type { Hstate } from './state.ts';
@@ -30,18 +44,28 @@ const folioHstate = (k: Kernel, folio: number): Hstate => {
 /** Pages that nobody has and nobody was promised. Compare available_huge_pages(). */
 export const availableHugePages = (h: Hstate): number => h.free.length - h.reserved;
 
-/** A new large folio from the buddy allocator. @returns the folio or -ENOMEM */
-const allocFresh = (k: Kernel, order: number): number => {
-  if (order <= MAX_PAGE_ORDER) return folioAllocOrder(k, order, GFP_KERNEL);
-  const folio = allocContig(k, 1 << order, 1 << order);
+/**
+ * One page more for a pool, from the buddy allocator, with a reference. Those of 2 MiB can be moved.
+ * @returns the folio or -ENOMEM. Compare only_alloc_and_account_fresh_hugetlb_folio()
+ */
+const allocFresh = (k: Kernel, h: Hstate): number => {
+  const { order } = h;
+  let folio: number;
+  if (order <= MAX_PAGE_ORDER) folio = folioAllocOrder(k, order, GFP_MOVABLE);
+  else {
+    folio = allocContig(k, 1 << order, 1 << order);
+    if (folio >= 0) folioPrepLarge(k, folio, order);
+  }
   if (folio < 0) return folio;
-  writeOnce(k.state.frames.private, folio, order);
-  folioPrepLarge(k, folio, order);
+  folioSetFlags(k, folio, PG_HUGETLB);
+  setField(h, 'nrPages', h.nrPages + 1);
   return folio;
 };
 
-/** A free page of the pool becomes ordinary memory again. Compare update_and_free_hugetlb_folio(). */
-const dissolve = (k: Kernel, folio: number, order: number): void => {
+/** A page of the pool becomes ordinary memory again: on no list, without a reference. Compare update_and_free_hugetlb_folio(). */
+const dissolve = (k: Kernel, h: Hstate, folio: number): void => {
+  const { order } = h;
+  setField(h, 'nrPages', h.nrPages - 1);
   fetchAndNot(k.state.frames.flags, folio, PG_HUGETLB);
   folioUnprepLarge(k, folio, order);
   if (order <= MAX_PAGE_ORDER) freePages(k, folio, order);
@@ -58,37 +82,83 @@ export const hugetlbSetPool = (k: Kernel, order: number, nrPages: number): numbe
   const h = hstateOfOrder(k, order);
   if (h === null || nrPages < 0) return -EINVAL;
   while (h.nrPages < nrPages) {
-    const folio = allocFresh(k, order);
+    const folio = allocFresh(k, h);
     if (folio === -ENOMEM) break;
-    folioSetFlags(k, folio, PG_HUGETLB);
     writeOnce(k.state.frames.refcount, folio, 0);
-    setField(h, 'nrPages', h.nrPages + 1);
     listPush(h.free, folio);
   }
   while (h.nrPages > nrPages && availableHugePages(h) > 0) {
     const folio = listRemoveAt(h.free, h.free.length - 1);
     if (folio === undefined) break;
-    setField(h, 'nrPages', h.nrPages - 1);
-    dissolve(k, folio, order);
+    dissolve(k, h, folio);
   }
   return h.nrPages;
 };
 
+/** May a free page be handed out now? Not a broken one; for a pin that lasts only where it may stay. */
+const mayHandOut = (k: Kernel, folio: number): boolean =>
+  !folioTestFlags(k, folio, PG_HWPOISON) &&
+  (k.task.memallocPin === 0 || folioIsLongtermPinnable(k, folio));
+
 /**
  * Takes a free page, promised or not: the caller has seen to that. It has one reference then, and
  * its bytes are what they were. Compare dequeue_hugetlb_folio_node_exact().
- * @returns the folio, or -ENOMEM where none is free
+ * @returns the folio, or -ENOMEM where none is free that may be handed out
  */
 export const dequeueHugetlbFolio = (k: Kernel, h: Hstate): number => {
-  const folio = listRemoveAt(h.free, h.free.length - 1);
+  const at = h.free.findLastIndex((free) => mayHandOut(k, free));
+  const folio = at < 0 ? undefined : listRemoveAt(h.free, at);
   if (folio === undefined) return -ENOMEM;
   writeOnce(k.state.frames.refcount, folio, 1);
   return folio;
 };
 
 /**
+ * A page for a huge page that is moved to go to, with one reference: what is left over of the pool,
+ * or one beyond, which is given up in the end in the old one's stead.
+ * @returns the folio or -ENOMEM. Compare alloc_hugetlb_folio_nodemask()
+ */
+export const allocHugetlbTarget = (k: Kernel, src: number): number => {
+  const h = folioHstate(k, src);
+  const own = availableHugePages(h) > 0 ? dequeueHugetlbFolio(k, h) : -ENOMEM;
+  if (own >= 0) return own;
+  const fresh = allocFresh(k, h);
+  if (fresh >= 0) folioSetFlags(k, fresh, PG_TEMPORARY);
+  return fresh;
+};
+
+/**
+ * A free page of a pool becomes ordinary memory, and the pool has one less.
+ * @returns 0; -EBUSY: in use, or every free page is promised to somebody. Compare dissolve_free_hugetlb_folio()
+ */
+export const dissolveFreeHugetlbFolio = (k: Kernel, folio: number): number => {
+  const h = folioHstate(k, folio);
+  const at = h.free.indexOf(folio);
+  if (at < 0 || availableHugePages(h) <= 0) return -EBUSY;
+  listRemoveAt(h.free, at);
+  dissolve(k, h, folio);
+  return 0;
+};
+
+/**
+ * A free page of a pool becomes ordinary memory, and another one takes its place.
+ * @returns 0; -EBUSY: in use; -ENOMEM: there is no other. Compare alloc_and_dissolve_hugetlb_folio()
+ */
+export const replaceFreeHugetlbFolio = (k: Kernel, folio: number): number => {
+  const h = folioHstate(k, folio);
+  if (!h.free.includes(folio)) return -EBUSY;
+  const fresh = allocFresh(k, h);
+  if (fresh < 0) return -ENOMEM;
+  writeOnce(k.state.frames.refcount, fresh, 0);
+  listPush(h.free, fresh);
+  listRemoveAt(h.free, h.free.indexOf(folio));
+  dissolve(k, h, folio);
+  return 0;
+};
+
+/**
  * The last reference of a hugetlb folio has gone: back to its pool, with the promise that it came
- * from where the folio says so. Compare free_huge_folio().
+ * from where the folio says so; a temporary one to the buddy allocator. Compare free_huge_folio().
  */
 export const freeHugetlbFolio = (k: Kernel, folio: number): void => {
   const h = folioHstate(k, folio);
@@ -98,7 +168,8 @@ export const freeHugetlbFolio = (k: Kernel, folio: number): void => {
   const flags = folioClearFlags(k, folio, ~(PG_HEAD | PG_HUGETLB));
   if ((flags & PG_RESTORE_RESERVE) !== 0) setField(h, 'reserved', h.reserved + 1);
   folioSetMapping(k, folio, 0, 0);
-  listPush(h.free, folio);
+  if ((flags & PG_TEMPORARY) !== 0) dissolve(k, h, folio);
+  else listPush(h.free, folio);
 };
 
 /**

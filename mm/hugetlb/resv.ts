@@ -11,9 +11,10 @@ import { mapDelete, mapSet, setField } from '#cells';
 import { ENOMEM } from '../errno.ts';
 import { folioTestFlags } from '../folio/folio.ts';
 import { PG_RESTORE_RESERVE } from '../frames/table.ts';
+import { memallocPinBegin, memallocPinEnd } from '../signal.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { VM_MAYSHARE, VM_NORESERVE } from '../vma/flags.ts';
-import { dequeueHugetlbFolio, hugetlbAcctMemory } from './pool.ts';
+import { availableHugePages, dequeueHugetlbFolio, hugetlbAcctMemory } from './pool.ts';
 import { createResvMap, type ResvMap } from './state.ts';
 import { fileHstate, hugeIndex, vmaHstate, vmaHugetlbFile } from './vma.ts';
 
@@ -51,20 +52,22 @@ export const hugetlbReservePages = (k: Kernel, vma: Vma): number => {
 };
 
 /**
- * A page for a hole of a file, promised to the file if it was not, and the promise used up. The
- * caller holds the lock of faults on it, and puts it into the file.
- * @returns the folio, with one reference, or -ENOMEM
+ * A page for a hole of a file, promised to the file if it was not, and the promise used up: it is for
+ * a pin that lasts, and so where it may stay. The caller holds the lock of faults on it, and puts it
+ * into the file.
+ * @returns the folio, with one reference, or -ENOMEM. Compare alloc_hugetlb_folio_reserve()
  */
 export const hugetlbTakeForFile = (k: Kernel, mapping: AddressSpace, index: number): number => {
   const h = fileHstate(k, mapping);
   const { pages } = fileResvMap(mapping);
-  if (!pages.has(index)) {
-    if (hugetlbAcctMemory(h, 1) !== 0) return -ENOMEM;
-    mapSet(pages, index, true);
-  }
+  const promised = pages.has(index);
+  if (!promised && availableHugePages(h) <= 0) return -ENOMEM;
+  memallocPinBegin(k);
   const folio = dequeueHugetlbFolio(k, h);
-  if (folio < 0) throw new Error(`hugetlb order ${h.order}: a promised page is not there`);
-  hugetlbAcctMemory(h, -1);
+  memallocPinEnd(k);
+  if (folio < 0) return -ENOMEM;
+  if (promised) hugetlbAcctMemory(h, -1);
+  else mapSet(pages, index, true);
   return folio;
 };
 

@@ -1,4 +1,5 @@
 /** Unmapping huge pages of hugetlb. Compare mm/hugetlb.c:__unmap_hugepage_range(). */
+import { PAGE_SIZE } from '#emu';
 import { setField } from '#cells';
 import {
   folioMarkDirty,
@@ -17,7 +18,12 @@ import {
 } from '../notifier/notifier.ts';
 import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START, YP_PROTECT } from '../path.ts';
 import { pteDirty, pteNone, ptePage, ptePresent, pteUffdWp } from '../pgtable/pte.ts';
-import { isPteMarker, makeUffdWpMarker } from '../pgtable/swapops.ts';
+import {
+  isMigrationEntry,
+  isMigrationEntryUffdWp,
+  isPteMarker,
+  makeUffdWpMarker,
+} from '../pgtable/swapops.ts';
 import { flushTlbRange } from '../pgtable/tlb.ts';
 import { nextMapped, ptepGet, ptepGetAndClear, setPteAt, walkEntry } from '../pgtable/walk.ts';
 import { noteZap } from '../provenance/provenance.ts';
@@ -45,8 +51,13 @@ const unmapOne = (
   const seen = ptepGet(k, word);
   if (pteNone(seen) || (keepMarker && isPteMarker(seen) && !ptePresent(seen))) return;
   const pte = ptepGetAndClear(k, word);
-  // A page that is being moved, or poisoned, has neither reference nor mapping here.
-  if (!ptePresent(pte)) return;
+  if (!ptePresent(pte)) {
+    // A page that is being moved, or poisoned, has neither reference nor mapping here; moved, it counts.
+    if (!isMigrationEntry(pte)) return;
+    if (keepMarker && isMigrationEntryUffdWp(pte)) setPteAt(k, word, makeUffdWpMarker());
+    hugetlbCountAdd(vma.mm, -vmaPageSize(vma) / PAGE_SIZE);
+    return;
+  }
   if (keepMarker && pteUffdWp(pte)) setPteAt(k, word, makeUffdWpMarker());
   const folio = ptePage(pte);
   if (pteDirty(pte)) folioMarkDirty(k, folio);

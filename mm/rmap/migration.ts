@@ -63,7 +63,7 @@ import {
 import { unmapFolio } from './unmap.ts';
 
 /** Rounds over the VMAs before giving up: a fork may add mappings behind the walk. */
-const MIGRATE_ROUNDS = 3;
+export const MIGRATE_ROUNDS = 3;
 
 /**
  * Replaces every entry that maps the folio by a migration entry.
@@ -73,6 +73,12 @@ const MIGRATE_ROUNDS = 3;
  */
 export const tryToMigrate = (k: Kernel, folio: number): Path<number> =>
   unmapFolio(k, folio, MIGRATE_ROUNDS, migrateOne);
+
+/** SWP_MIGRATION_*: what the entry allowed, and whether its anonymous page was exclusive. */
+export const migrationTypeOf = (pte: number, exclusive: boolean): number => {
+  if (pteWrite(pte)) return SWP_MIGRATION_WRITE;
+  return exclusive ? SWP_MIGRATION_READ_EXCLUSIVE : SWP_MIGRATION_READ;
+};
 
 /** One entry, under its lock: cleared, flushed, the pins looked at, and replaced. @returns 0 or -EBUSY */
 const migrateOne = (k: Kernel, page: number, vma: Vma, hva: number, word: number): number => {
@@ -84,10 +90,7 @@ const migrateOne = (k: Kernel, page: number, vma: Vma, hva: number, word: number
     setPteAt(k, word, pte);
     return -EBUSY;
   }
-  let type = SWP_MIGRATION_READ;
-  if (pteWrite(pte)) type = SWP_MIGRATION_WRITE;
-  else if (exclusive) type = SWP_MIGRATION_READ_EXCLUSIVE;
-  setPteAt(k, word, makeMigrationEntry(page, type, pte));
+  setPteAt(k, word, makeMigrationEntry(page, migrationTypeOf(pte, exclusive), pte));
   folioRemoveRmap(k, page);
   folioPut(k, folioOf(k, page));
   return 0;
@@ -128,6 +131,17 @@ const pageIsZero = (k: Kernel, page: number): boolean => {
   return true;
 };
 
+/** The present entry for `page`, or for the folio that it heads, that a migration entry stands for. */
+export const unmigratedPte = (vma: Vma, page: number, entry: number): number => {
+  let pte = mkPte(page, vmPageProt(vma.flags));
+  if (isMigrationEntryYoung(entry)) pte = pteMkyoung(pte);
+  if (isMigrationEntryDirty(entry)) pte = pteMkdirty(pte);
+  // Dirty and written since the last look are two things: the first says nothing of the second.
+  pte = isMigrationEntrySoftDirty(entry) ? pteMksoftDirty(pte) : pteClearSoftDirty(pte);
+  if (isWritableMigrationEntry(entry)) return maybeMkwrite(pte, vma.flags);
+  return isMigrationEntryUffdWp(entry) ? pteMkuffdWp(pte) : pte;
+};
+
 /**
  * One entry: if it is a migration entry of frame `was`, it maps `page` again.
  * @param zero the zero page takes its place where the VMA allows it
@@ -143,26 +157,17 @@ const restoreOne = (
   const entry = ptepGet(k, word);
   if (pteNone(entry) || ptePresent(entry)) return;
   if (!isMigrationEntry(entry) || migrationEntryPage(entry) !== was) return;
-  const prot = vmPageProt(vma.flags);
-  const toZero = zero && (vma.flags & VM_LOCKED) === 0;
-  let pte = toZero ? pteMkspecial(mkPte(k.state.zeroPage, prot)) : mkPte(page, prot);
-  // Dirty and written since the last look are two things: the first says nothing of the second.
-  const written = isMigrationEntrySoftDirty(entry);
-  if (toZero) {
-    if (written) pte = pteMksoftDirty(pte);
+  if (zero && (vma.flags & VM_LOCKED) === 0) {
+    let pte = pteMkspecial(mkPte(k.state.zeroPage, vmPageProt(vma.flags)));
+    if (isMigrationEntrySoftDirty(entry)) pte = pteMksoftDirty(pte);
     setPteAt(k, word, isMigrationEntryUffdWp(entry) ? pteMkuffdWp(pte) : pte);
     addRss(vma.mm, true, -1);
     return;
   }
-  if (isMigrationEntryYoung(entry)) pte = pteMkyoung(pte);
-  if (isMigrationEntryDirty(entry)) pte = pteMkdirty(pte);
-  pte = written ? pteMksoftDirty(pte) : pteClearSoftDirty(pte);
-  if (isWritableMigrationEntry(entry)) pte = maybeMkwrite(pte, vma.flags);
-  else if (isMigrationEntryUffdWp(entry)) pte = pteMkuffdWp(pte);
   const folio = folioOf(k, page);
   folioGet(k, folio);
   if (folioTestAnon(k, folio) && !folioTestFlags(k, folio, PG_KSM))
     folioAddAnonRmap(k, page, !isReadableMigrationEntry(entry));
   else folioAddFileRmap(k, page);
-  setPteAt(k, word, pte);
+  setPteAt(k, word, unmigratedPte(vma, page, entry));
 };

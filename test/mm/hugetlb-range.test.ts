@@ -17,7 +17,6 @@ import {
   MREMAP_FIXED,
   MREMAP_MAYMOVE,
   madvise,
-  migrateFolio,
   mmap,
   mmuNotifierRegister,
   mprotect,
@@ -251,17 +250,6 @@ describe('mremap()', () => {
     expect(move(w, p, hva, 2 * HUGE, to)).toBe(to);
     expect(p.load32(to)).toBe(5);
     expect(poolState(w)).toBe('2/1/1');
-    settled(w);
-  });
-});
-
-describe('what else would move or share pages', () => {
-  it('leaves hugetlb alone: migration says -EINVAL', () => {
-    const w = createHugeWorld(1);
-    const p = createProcess(w);
-    const hva = mapHuge(p, 1);
-    p.store32(hva, 5);
-    expect(drive(migrateFolio(w.k, folioAt(p, hva)))).toBe(-EINVAL);
     settled(w);
   });
 });
