@@ -30,6 +30,12 @@ const WORDS: Record<string, string> = {
   FORK_ENTRY: 'fork has copied the entries of a table',
   PROTECT: 'entries are changed, TLBs not yet flushed',
   SECONDARY_PFN: 'a secondary fault has a frame, not yet installed',
+  BIO_SUBMITTED: 'a bio is in flight, its bytes have not moved',
+  BIO_TRANSFERRED: 'the bytes have moved, the bio is not yet completed',
+  WRITEBACK_CLEANED: 'writeback has cleaned the page and its entries',
+  WRITEBACK_STARTED: 'the page is under writeback, its lock dropped',
+  MKWRITE: 'the file system has promised a block, the entry is not yet writable',
+  REMOTE_COPIED: 'the bytes are copied, the page not yet marked dirty',
 };
 
 /** The name of a yield point; a scenario's own points have none. */

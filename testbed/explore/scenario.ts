@@ -34,12 +34,19 @@ export interface WatchedWord {
   show: (value: number) => string;
 }
 
+/** The same of what is no word. */
+export interface WatchedValue {
+  name: string;
+  /** As it is now; changes nothing. */
+  read: () => string;
+}
+
 /** The state in which every run begins. */
 export interface Stage {
   /** Everything that runs change, but RAM, as plain data: looked at to see that it was all taken back. */
   roots: () => unknown;
   memory: PhysMemory | null;
-  watched: readonly WatchedWord[];
+  watched: readonly (WatchedWord | WatchedValue)[];
   /** Actors and judges of one run. Changes nothing by itself. */
   start: () => Play;
 }

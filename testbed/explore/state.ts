@@ -41,6 +41,7 @@ const different = (a: unknown, b: unknown, path: string, seen: Set<object>): str
   if (seen.has(a)) return null;
   seen.add(a);
   if (ArrayBuffer.isView(a) && ArrayBuffer.isView(b)) return sameBytes(a, b) ? null : path;
+  if (a instanceof Set && b instanceof Set) return different([...a], [...b], path, seen);
   if (a instanceof Map && b instanceof Map) return different([...a], [...b], path, seen);
   const keys = Object.keys(a);
   if (keys.join() !== Object.keys(b).join()) return path;

@@ -2,7 +2,7 @@
 import type { Choice, Execution } from './execution.ts';
 import type { Explored } from './explored.ts';
 import { pointName, pointWords } from './points.ts';
-import type { Point, WatchedWord } from './scenario.ts';
+import type { Point, Stage } from './scenario.ts';
 
 export interface Step {
   actor: string;
@@ -48,8 +48,8 @@ export const tell = (explored: Explored, schedule: readonly Choice[]): Told | nu
   return { steps, violation: execution.violation };
 };
 
-const valuesOf = (watched: readonly WatchedWord[]): string[] =>
-  watched.map(({ words, index, show }) => show(words[index]!));
+const valuesOf = (watched: Stage['watched']): string[] =>
+  watched.map((value) => ('read' in value ? value.read() : value.show(value.words[value.index]!)));
 
 /** What the choice made just now has done, before anybody judges it. */
 const textOf = ({ flush }: Choice, point: Point | null, execution: Execution): string => {
