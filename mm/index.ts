@@ -56,9 +56,28 @@ export {
   pageMapcount,
 } from './folio/folio.ts';
 export { folioMaybeDmaPinned, folioPinCount, GUP_PIN_COUNTING_BIAS } from './folio/pin.ts';
-export { allocPages, freePages, GFP_DMA32, GFP_KERNEL, GFP_ZERO } from './frames/buddy.ts';
+export {
+  allocPages,
+  freePages,
+  GFP_DMA32,
+  GFP_KERNEL,
+  GFP_MOVABLE,
+  GFP_RECLAIMABLE,
+  GFP_ZERO,
+} from './frames/buddy.ts';
+export {
+  MIGRATE_CMA,
+  MIGRATE_ISOLATE,
+  MIGRATE_MOVABLE,
+  MIGRATE_RECLAIMABLE,
+  MIGRATE_UNMOVABLE,
+  pageblockType,
+  pageOnline,
+  pageZoneIndex,
+} from './frames/pageblock.ts';
 export {
   FRAME_TABLE_BYTES_PER_PAGE,
+  PAGEBLOCK_PAGES,
   PG_ANON,
   PG_ANON_EXCLUSIVE,
   PG_BUDDY,
@@ -72,7 +91,15 @@ export {
 export type { FrameTable } from './frames/table.ts';
 export { zoneDeviceAlloc, zoneDeviceCreate, zoneDeviceRemove } from './frames/zone-device.ts';
 export type { ZoneDevice } from './frames/zone-device.ts';
-export { MAX_PAGE_ORDER, nrFreePages } from './frames/zone.ts';
+export {
+  freeListOf,
+  MAX_PAGE_ORDER,
+  nrFreeBlocks,
+  nrFreePages,
+  ZONE_DMA32,
+  ZONE_MOVABLE,
+  ZONE_NORMAL,
+} from './frames/zone.ts';
 export type { Zone } from './frames/zone.ts';
 export { deviceFileCreate } from './fs/device.ts';
 export type { DeviceMemory } from './fs/device.ts';
@@ -87,6 +114,15 @@ export {
   memfdCreate,
   memfdGetSeals,
 } from './fs/memfd.ts';
+export { remoteDirectRead, remoteDirectWrite } from './fs/remote/direct.ts';
+export {
+  remoteFileCreate,
+  remoteFileRead,
+  remoteFileWrite,
+  remoteServerCreate,
+  remoteServerRemove,
+} from './fs/remote/server.ts';
+export type { RemoteFile, RemoteKind, RemoteRequest, RemoteServer } from './fs/remote/state.ts';
 export {
   F_ALL_SEALS,
   F_SEAL_EXEC,
@@ -114,15 +150,6 @@ export {
   copyToIter,
   iovIterZero,
 } from './iov/copy.ts';
-export { remoteDirectRead, remoteDirectWrite } from './fs/remote/direct.ts';
-export {
-  remoteFileCreate,
-  remoteFileRead,
-  remoteFileWrite,
-  remoteServerCreate,
-  remoteServerRemove,
-} from './fs/remote/server.ts';
-export type { RemoteFile, RemoteKind, RemoteRequest, RemoteServer } from './fs/remote/state.ts';
 export {
   ITER_ALLOW_P2PDMA,
   iovIterExtractPages,
@@ -183,6 +210,7 @@ export {
   drive,
   YP_COLLAPSE_CLEARED,
   YP_COLLAPSE_COPIED,
+  YP_DIO_MAPPED,
   YP_DMA_COMPLETING,
   YP_DMA_SUBMITTED,
   YP_FAULT_ALLOCATED,
@@ -199,6 +227,8 @@ export {
   YP_MIGRATE_COPIED,
   YP_MIGRATE_UNMAPPED,
   YP_MOVE_ENTRY,
+  YP_NET_ANSWERED,
+  YP_NET_SENT,
   YP_NOTIFIER_END,
   YP_NOTIFIER_START,
   YP_PROTECT,
@@ -210,7 +240,6 @@ export {
   YP_SWAP_WRITTEN,
   YP_WAIT,
 } from './path.ts';
-  YP_DIO_MAPPED,
 export type { Path } from './path.ts';
 export { createPipe, PIPE_BUFFERS, pipeRead, pipeRelease, pipeWrite, tee } from './pipe/pipe.ts';
 export type { Pipe, PipeBuffer, PipeHold } from './pipe/pipe.ts';
@@ -227,8 +256,6 @@ export {
   ptePresent,
   pteSpecial,
   pteWrite,
-  YP_NET_ANSWERED,
-  YP_NET_SENT,
   pteWrprotect,
 } from './pgtable/pte.ts';
 export {

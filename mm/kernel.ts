@@ -1,7 +1,8 @@
 /** The kernel record: made once per machine, or from a saved state. Compare init/main.c, mm/mm_init.c. */
-import { ATP_MODE_SV39, type PhysMemory } from '#emu';
+import { ATP_MODE_SV39, PAGE_SIZE, type PhysMemory } from '#emu';
 import { ENOMEM } from './errno.ts';
-import { allocPages, freeAllPages, GFP_ZERO } from './frames/buddy.ts';
+import { freeAllPages, groupsByMobility } from './frames/boot.ts';
+import { allocPages, GFP_ZERO } from './frames/buddy.ts';
 import { createFrameTable, PG_RESERVED, PG_UPTODATE } from './frames/table.ts';
 import { createZones } from './frames/zone.ts';
 import { folioSetFlags } from './folio/folio.ts';
@@ -23,19 +24,24 @@ export interface KernelOptions {
   policy: Policy;
   /** ATP_MODE_SV39 (the default) or ATP_MODE_SV48. */
   satpMode?: number;
+  /** Zone MOVABLE: so much at the top of RAM, rounded down to 4 MiB. Default 0. */
+  movableBytes?: number;
+  /** Reserved for CMA, rounded up to pageblocks of 2 MiB. Default 0. */
+  cmaBytes?: number;
   /** What a saved machine kept; RAM has been restored before. */
   state?: KernelState;
 }
 
 /**
  * A kernel over all of RAM. A fresh one owns every frame and has taken one: the zero page.
- * @throws Error when RAM has no frame at all
+ * @throws Error when RAM has no frame at all; RangeError when MOVABLE and CMA leave the kernel none
  */
 export const createKernel = (options: KernelOptions): Kernel => {
   const { memory, tlb, policy, satpMode = ATP_MODE_SV39, state } = options;
+  const movablePages = Math.floor((options.movableBytes ?? 0) / PAGE_SIZE);
   const k: Kernel = {
     memory,
-    state: state ?? freshState(memory.nrPages),
+    state: state ?? freshState(memory.nrPages, movablePages),
     policy,
     tlb,
     satpMode,
@@ -61,7 +67,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
     intervalOps: new Map(),
   };
   if (state !== undefined) return k;
-  freeAllPages(k);
+  freeAllPages(k, Math.ceil((options.cmaBytes ?? 0) / PAGE_SIZE));
   const zeroPage = allocPages(k, 0, GFP_ZERO);
   if (zeroPage === -ENOMEM) throw new Error('no frame for the zero page');
   folioSetFlags(k, zeroPage, PG_RESERVED | PG_UPTODATE);
@@ -75,9 +81,11 @@ const countUpTo = (end: number): Int32Array => {
   return numbers;
 };
 
-const freshState = (nrPages: number): KernelState => ({
+const freshState = (nrPages: number, movablePages: number): KernelState => ({
   frames: createFrameTable(nrPages),
-  zones: createZones(nrPages),
+  zones: createZones(nrPages, movablePages),
+  groupByMobility: groupsByMobility(nrPages),
+  cmaAreas: [],
   zoneDevices: [],
   mms: new Map(),
   mappings: new Map(),
@@ -96,7 +104,7 @@ const freshState = (nrPages: number): KernelState => ({
   vfioContainers: new Map(),
   blockDevices: new Map(),
   filesystems: new Map(),
+  remoteServers: new Map(),
   provenance: null,
   stat: createVmStat(),
 });
-  remoteServers: new Map(),

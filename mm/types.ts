@@ -10,11 +10,12 @@ import type { FrameTable } from './frames/table.ts';
 import type { ZoneDevice } from './frames/zone-device.ts';
 import type { ProcMemForce } from './gup/proc-mem.ts';
 import type { Zone } from './frames/zone.ts';
+import type { CmaArea } from './cma/state.ts';
 import type { BlockDevice } from './block/state.ts';
 import type { DeviceMemory } from './fs/device.ts';
 import type { ExtentFs, ExtentInode } from './fs/extent/state.ts';
-import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
 import type { RemoteServer } from './fs/remote/state.ts';
+import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
 import type { FixedBuffer } from './io-uring/buffers.ts';
 import type { KsmNode, KsmState } from './ksm/state.ts';
 import type { LruState } from './lru/state.ts';
@@ -285,6 +286,9 @@ export interface VmStat {
 export interface KernelState {
   frames: FrameTable;
   zones: Zone[];
+  /** Pageblocks are kept for pages of one migratetype (mm/frames/pageblock.ts). */
+  groupByMobility: boolean;
+  cmaAreas: CmaArea[];
   /** Memory of devices, taken out of the zones. */
   zoneDevices: ZoneDevice[];
   mms: Map<number, MmStruct>;
@@ -309,12 +313,12 @@ export interface KernelState {
   /** Block devices and the file systems on them, by id. */
   blockDevices: Map<number, BlockDevice>;
   filesystems: Map<number, ExtentFs>;
+  /** Servers of remote files, by id. */
+  remoteServers: Map<number, RemoteServer>;
   /** Who holds what by GUP; null: not recorded. */
   provenance: Provenance | null;
   stat: VmStat;
 }
-  /** Servers of remote files, by id. */
-  remoteServers: Map<number, RemoteServer>;
 
 /** What the sabotage tests take away, one rule each. All false in every real run. */
 export interface Sabotage {

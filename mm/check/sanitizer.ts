@@ -52,7 +52,7 @@ export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => 
   checkSwap(k, census, report);
   checkKsm(k, report);
   countHolders(k, census);
-  checkBuddy(k, census, report);
+  checkBuddy(k, census, settled, report);
   checkPools(k, census, report);
   checkZoneDevices(k, census, report);
   const holders = checkFrames(k, census, report);

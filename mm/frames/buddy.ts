@@ -1,16 +1,27 @@
 /**
  * The buddy allocator: blocks of 1 << order pages, order 0 to 10. Compare mm/page_alloc.c.
  *
- * A free block is known by its first page: PG_BUDDY, its order in `private`, its neighbours on the
- * free list in `next` and `prev`. No other page of it is touched, so a fresh machine's lists cost
- * one entry per 4 MiB. Everything is under the zone's lock in Linux: nothing here yields.
+ * By its flags an allocation has zones, best first, and a migratetype. The lists are free-list.ts,
+ * what becomes of an allocation whose own are empty is fallback.ts. In Linux everything is under the
+ * zone's lock: nothing here yields.
  */
 import { atomicAdd, readOnce, writeOnce } from '#cells';
 import { ENOMEM } from '../errno.ts';
 import { countStat } from '../stat.ts';
 import type { Kernel } from '../types.ts';
-import { PG_BUDDY, PG_RESERVED } from './table.ts';
-import { MAX_PAGE_ORDER, pageZone, ZONE_DMA32, type Zone } from './zone.ts';
+import { takeBlock } from './fallback.ts';
+import { countFree, freeBlock, isFreeBlock, pushBlock, removeBlock } from './free-list.ts';
+import {
+  MIGRATE_MOVABLE,
+  MIGRATE_RECLAIMABLE,
+  MIGRATE_UNMOVABLE,
+  NR_MIGRATETYPES,
+  pageblockType,
+} from './pageblock.ts';
+import { PAGEBLOCK_PAGES, PG_BUDDY, PG_RESERVED } from './table.ts';
+import { MAX_PAGE_ORDER, pageZone, ZONE_DMA32, ZONE_MOVABLE, ZONE_NORMAL } from './zone.ts';
+
+export { isFreeBlock };
 
 /** The bytes are to be zero. */
 export const GFP_ZERO = 1 << 0;
@@ -21,76 +32,60 @@ export const GFP_DMA32 = 1 << 1;
  * caches. Whoever will hold them for long allocates under memallocPinBegin(), which takes this away.
  */
 export const GFP_MOVABLE = 1 << 2;
-/** For the kernel's own use: any zone, contents unspecified. */
+/** The kernel's own, to be given back when memory is short (caches of what can be read again). */
+export const GFP_RECLAIMABLE = 1 << 3;
+/** For the kernel's own use: any zone but MOVABLE, contents unspecified. */
 export const GFP_KERNEL = 0;
 
-const pushBlock = (k: Kernel, zone: Zone, page: number, order: number): void => {
-  const { flags, next, prev, private: priv } = k.state.frames;
-  const first = readOnce(zone.freeHead, order);
-  writeOnce(flags, page, PG_BUDDY);
-  writeOnce(priv, page, order);
-  writeOnce(next, page, first);
-  writeOnce(prev, page, -1);
-  if (first >= 0) writeOnce(prev, first, page);
-  writeOnce(zone.freeHead, order, page);
-  atomicAdd(zone.nrBlocks, order, 1);
+/** Without this many pages there is one type only. Compare page_group_by_mobility_disabled. */
+export const GROUPED_PAGES_MIN = (NR_MIGRATETYPES + 1) * PAGEBLOCK_PAGES;
+
+/** MIGRATE_* of what is allocated by these flags. Compare gfp_migratetype(). */
+export const gfpMigratetype = (k: Kernel, gfp: number): number => {
+  if (!k.state.groupByMobility) return MIGRATE_UNMOVABLE;
+  if ((gfp & GFP_MOVABLE) !== 0) return MIGRATE_MOVABLE;
+  return (gfp & GFP_RECLAIMABLE) !== 0 ? MIGRATE_RECLAIMABLE : MIGRATE_UNMOVABLE;
 };
 
-const removeBlock = (k: Kernel, zone: Zone, page: number, order: number): void => {
-  const { flags, next, prev, private: priv } = k.state.frames;
-  const after = readOnce(next, page);
-  const before = readOnce(prev, page);
-  if (before >= 0) writeOnce(next, before, after);
-  else writeOnce(zone.freeHead, order, after);
-  if (after >= 0) writeOnce(prev, after, before);
-  writeOnce(flags, page, 0);
-  writeOnce(priv, page, 0);
-  writeOnce(next, page, -1);
-  writeOnce(prev, page, -1);
-  atomicAdd(zone.nrBlocks, order, -1);
-};
+/**
+ * The flags as they hold for the task: what it allocates to be pinned for long stays where it is.
+ * Compare current_gfp_context().
+ */
+export const currentGfp = (k: Kernel, gfp: number): number =>
+  k.task.memallocPin > 0 ? gfp & ~GFP_MOVABLE : gfp;
 
-/** Takes a block out of one zone; -1 when it has none that large. Compare __rmqueue_smallest(). */
-const takeBlock = (k: Kernel, zone: Zone, order: number): number => {
-  for (let have = order; have <= MAX_PAGE_ORDER; have++) {
-    const page = readOnce(zone.freeHead, have);
-    if (page < 0) continue;
-    removeBlock(k, zone, page, have);
-    // The upper halves go back, largest first: what is handed out is the lowest part.
-    for (let half = have - 1; half >= order; half--) pushBlock(k, zone, page + (1 << half), half);
-    return page;
-  }
-  return -1;
+/** The best zone for these flags; those below it will do. Compare gfp_zone(). */
+const gfpZone = (gfp: number): number => {
+  if ((gfp & GFP_DMA32) !== 0) return ZONE_DMA32;
+  return (gfp & GFP_MOVABLE) !== 0 ? ZONE_MOVABLE : ZONE_NORMAL;
 };
-
-/** True where `page` heads a free block of that order. Compare page_is_buddy(). */
-export const isFreeBlock = (k: Kernel, page: number, order: number): boolean =>
-  (readOnce(k.state.frames.flags, page) & PG_BUDDY) !== 0 &&
-  readOnce(k.state.frames.private, page) === order;
 
 /** Takes the free block that `page` heads, whichever list it is on; no reference is made. */
 export const takeFreeBlock = (k: Kernel, page: number, order: number): void => {
   const zone = pageZone(k, page);
-  removeBlock(k, zone, page, order);
-  atomicAdd(zone.nrFree, 0, -(1 << order));
+  const type = pageblockType(k, page);
+  removeBlock(k, zone, page, order, type);
+  countFree(zone, type, -(1 << order));
   countStat(k, 'pgalloc', 1 << order);
 };
 
 /**
  * Allocates 1 << order contiguous, naturally aligned pages; the first has one reference.
- * @param gfp GFP_*
- * @returns the first page, or -ENOMEM
+ * @param flags GFP_*
+ * @returns the first page, or -ENOMEM. Compare get_page_from_freelist()
  */
-export const allocPages = (k: Kernel, order: number, gfp: number): number => {
+export const allocPages = (k: Kernel, order: number, flags: number): number => {
   const { zones, frames } = k.state;
   if (order > MAX_PAGE_ORDER) return -ENOMEM;
-  const from = (gfp & GFP_DMA32) !== 0 ? ZONE_DMA32 : zones.length - 1;
-  for (let i = from; i >= 0; i--) {
+  const gfp = currentGfp(k, flags);
+  const type = gfpMigratetype(k, gfp);
+  const cma = type === MIGRATE_MOVABLE;
+  for (let i = gfpZone(gfp); i >= 0; i--) {
     const zone = zones[i];
-    if (zone === undefined) continue;
-    const page = takeBlock(k, zone, order);
+    if (zone === undefined || readOnce(zone.nrFree, 0) < 1 << order) continue;
+    const page = takeBlock(k, zone, order, type, cma);
     if (page < 0) continue;
-    atomicAdd(zone.nrFree, 0, -(1 << order));
+    countFree(zone, cma ? pageblockType(k, page) : type, -(1 << order));
     writeOnce(frames.refcount, page, 1);
     // So that the sanitizer knows how far the block reaches.
     writeOnce(frames.private, page, order);
@@ -100,21 +95,6 @@ export const allocPages = (k: Kernel, order: number, gfp: number): number => {
     return page;
   }
   return -ENOMEM;
-};
-
-/** Puts a block on its list, merged with every free neighbour. Compare __free_one_page(). */
-const freeBlock = (k: Kernel, zone: Zone, firstPage: number, firstOrder: number): void => {
-  let page = firstPage;
-  let order = firstOrder;
-  while (order < MAX_PAGE_ORDER) {
-    const buddy = page ^ (1 << order);
-    if (buddy < zone.firstPage || buddy + (1 << order) > zone.endPage) break;
-    if (!isFreeBlock(k, buddy, order)) break;
-    removeBlock(k, zone, buddy, order);
-    page &= ~(1 << order);
-    order++;
-  }
-  pushBlock(k, zone, page, order);
 };
 
 /**
@@ -152,23 +132,23 @@ const releaseBlock = (k: Kernel, page: number, order: number): void => {
     forgetUse(k, page + i);
     writeOnce(k.state.frames.refcount, page + i, 0);
   }
-  const zone = pageZone(k, page);
-  atomicAdd(zone.nrFree, 0, 1 << order);
   countStat(k, 'pgfree', 1 << order);
-  freeBlock(k, zone, page, order);
+  freeBlock(k, pageZone(k, page), page, order);
 };
 
-/** Builds the free lists of a fresh machine: every frame is free, in the largest blocks that fit. */
-export const freeAllPages = (k: Kernel): void => {
-  for (const zone of k.state.zones) {
-    // From the top, so that the lowest block ends up first on its list.
-    let end = zone.endPage;
-    while (end > zone.firstPage) {
-      let order = MAX_PAGE_ORDER;
-      while ((end & ((1 << order) - 1)) !== 0 || end - (1 << order) < zone.firstPage) order--;
-      end -= 1 << order;
-      pushBlock(k, zone, end, order);
-      atomicAdd(zone.nrFree, 0, 1 << order);
-    }
+/**
+ * Puts frames that nobody has on the free lists, in the largest blocks that fit: those of a fresh
+ * machine, and those that come into use later. All are of one zone and one migratetype.
+ */
+export const freeRange = (k: Kernel, first: number, endPage: number): void => {
+  const zone = pageZone(k, first);
+  const type = pageblockType(k, first);
+  // From the top, so that the lowest block ends up first on its list.
+  for (let end = endPage; end > first; ) {
+    let order = MAX_PAGE_ORDER;
+    while ((end & ((1 << order) - 1)) !== 0 || end - (1 << order) < first) order--;
+    end -= 1 << order;
+    pushBlock(k, zone, end, order, type);
   }
+  countFree(zone, type, endPage - first);
 };

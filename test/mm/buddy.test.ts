@@ -11,6 +11,7 @@ import {
   GFP_ZERO,
   type Kernel,
   MAX_PAGE_ORDER,
+  nrFreeBlocks,
   nrFreePages,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
@@ -20,16 +21,16 @@ import { createWorld } from './support.ts';
 /** Blocks by order, from the free lists. */
 const freeBlocks = (k: Kernel): number[] =>
   Array.from({ length: MAX_PAGE_ORDER + 1 }, (_, order) =>
-    k.state.zones.reduce((sum, zone) => sum + zone.nrBlocks[order]!, 0),
+    k.state.zones.reduce((sum, zone) => sum + nrFreeBlocks(zone, order), 0),
   );
 
 /** Every page of every free block, by walking the lists. */
 const freeSet = (k: Kernel): Set<number> => {
   const pages = new Set<number>();
   for (const zone of k.state.zones)
-    for (let order = 0; order <= MAX_PAGE_ORDER; order++)
-      for (let page = zone.freeHead[order]!; page >= 0; page = k.state.frames.next[page]!)
-        for (let i = 0; i < 1 << order; i++) {
+    for (const [list, head] of zone.freeHead.entries())
+      for (let page = head; page >= 0; page = k.state.frames.next[page]!)
+        for (let i = 0; i < 1 << (list % (MAX_PAGE_ORDER + 1)); i++) {
           expect(pages.has(page + i)).toBe(false);
           pages.add(page + i);
         }
