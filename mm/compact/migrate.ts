@@ -44,6 +44,7 @@ import {
   PG_UNEVICTABLE,
   PG_UPTODATE,
 } from '../frames/table.ts';
+import { migrateHugetlbFolio } from '../hugetlb/migrate.ts';
 import { ksmMigratePage } from '../ksm/node.ts';
 import { folioAddLru, lruAddDrainAll } from '../lru/batch.ts';
 import { folioDropIsolated, folioIsolateLru, folioPutbackLru } from '../lru/isolate.ts';
@@ -66,20 +67,21 @@ const MIGRATED_FLAGS =
   PG_ANON |
   PG_KSM;
 
-/** What is no folio of an address space or a file, or is not moved: hugetlb, free and reserved frames. */
-const UNFIT = PG_TABLE | PG_RESERVED | PG_BUDDY | PG_HUGETLB;
+/** What is no folio of an address space or a file, or is not moved: free and reserved frames. */
+const UNFIT = PG_TABLE | PG_RESERVED | PG_BUDDY;
 
 /**
  * Moves the folio of a page to fresh frames, as a whole. What one entry mapped as 2 MiB is mapped
- * page by page afterwards. The caller needs no reference.
+ * page by page afterwards, unless it is hugetlb's (mm/hugetlb/migrate.ts). The caller needs no reference.
  * @param page a page number: any, also one that is not in use
  * @returns 0; -EBUSY pinned, isolated by somebody else, or not to be moved (secretmem); -EAGAIN
  *   referenced by somebody who may let go soon; -ENOMEM; -EINVAL not a folio of an address space or a
- *   file, or of hugetlb
+ *   file
  */
 export function* migrateFolio(k: Kernel, page: number): Path<number> {
   if (page < 0 || page >= k.state.frames.nrPages) return -EINVAL;
   const folio = folioOf(k, page);
+  if (folioTestFlags(k, folio, PG_HUGETLB)) return yield* migrateHugetlbFolio(k, folio);
   const isolated = isolate(k, folio);
   if (isolated !== 0) return isolated;
   const nr = folioNrPages(k, folio);
