@@ -8,11 +8,11 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { EFAULT, EINVAL } from '../errno.ts';
-import type { IoVec } from '../iov/iter.ts';
-import type { Path } from '../path.ts';
+import { copyPageFromIter, copyPageToIter } from '../iov/copy.ts';
+import { type IoVec, type IovIter, iovIterIovec, ITER_DEST, ITER_SOURCE } from '../iov/iter.ts';
+import { type Path, YP_REMOTE_COPIED } from '../path.ts';
 import { nameGupUser } from '../provenance/provenance.ts';
 import type { Kernel, MmStruct } from '../types.ts';
-import { copyFromUser, copyToUser } from '../uaccess.ts';
 import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
 import { FOLL_WRITE } from './flags.ts';
 import { pinUserPagesRemote } from './slow.ts';
@@ -23,64 +23,23 @@ const MAX_IOV = 1024;
 /** Pages pinned at once: what two pages of pointers have room for (PVM_MAX_KMALLOC_PAGES). */
 const MAX_PAGES = 1024;
 
-/** One's own side: how far the copy has come in it. */
-interface LocalIter {
-  mm: MmStruct;
-  iov: readonly IoVec[];
-  /** The piece that is next, and where in it. */
-  i: number;
-  offset: number;
-}
-
-/** Bytes that the local side has left. */
-const iterCount = ({ iov, i, offset }: LocalIter): number =>
-  iov.slice(i).reduce((sum, { lenBytes }) => sum + lenBytes, -offset);
-
-/**
- * Copies between `bytes` and the local side, as far as that reaches.
- * @param write the other process is written to: from the local side
- * @returns bytes copied: fewer where the local side ends, or faults
- */
-function* copyIter(k: Kernel, iter: LocalIter, bytes: Uint8Array, write: boolean): Path<number> {
-  let done = 0;
-  while (done < bytes.length) {
-    const piece = iter.iov[iter.i];
-    if (piece === undefined) break;
-    const n = Math.min(bytes.length - done, piece.lenBytes - iter.offset);
-    const part = bytes.subarray(done, done + n);
-    const at = piece.hva + iter.offset;
-    const left = write
-      ? yield* copyFromUser(k, iter.mm, at, part)
-      : yield* copyToUser(k, iter.mm, at, part);
-    done += n - left;
-    iter.offset += n - left;
-    if (left > 0) break;
-    if (iter.offset === piece.lenBytes) {
-      iter.i++;
-      iter.offset = 0;
-    }
-  }
-  return done;
-}
-
 /** Pinned pages against the local side. @returns 0, or -EFAULT where the local side faults */
 function* copyPages(
   k: Kernel,
-  iter: LocalIter,
+  localMm: MmStruct,
+  iter: IovIter,
   pages: Int32Array,
   firstOffset: number,
   lenBytes: number,
   write: boolean,
 ): Path<number> {
-  const bytes = new Uint8Array(PAGE_SIZE);
   for (let done = 0, i = 0; done < lenBytes; i++) {
     const inPage = i === 0 ? firstOffset : 0;
-    const part = bytes.subarray(0, Math.min(lenBytes - done, PAGE_SIZE - inPage));
-    const at = k.memory.pageOffset(pages[i]!) + inPage;
-    if (!write) part.set(k.memory.u8.subarray(at, at + part.length));
-    const copied = yield* copyIter(k, iter, part, write);
-    if (write) k.memory.setBytes(at, part.subarray(0, copied));
-    if (copied < part.length) return iterCount(iter) > 0 ? -EFAULT : 0;
+    const n = Math.min(lenBytes - done, PAGE_SIZE - inPage);
+    const copied = write
+      ? yield* copyPageFromIter(k, localMm, iter, pages[i]!, inPage, n)
+      : yield* copyPageToIter(k, localMm, iter, pages[i]!, inPage, n);
+    if (copied < n) return iter.count > 0 ? -EFAULT : 0;
     done += copied;
   }
   return 0;
@@ -89,14 +48,15 @@ function* copyPages(
 /** One piece of the other process's memory. @returns 0 or -EFAULT. Compare process_vm_rw_single_vec(). */
 function* copyRemotePiece(
   k: Kernel,
-  iter: LocalIter,
+  localMm: MmStruct,
+  iter: IovIter,
   mm: MmStruct,
   { hva, lenBytes }: IoVec,
   pages: Int32Array,
   write: boolean,
 ): Path<number> {
   let error = 0;
-  for (let done = 0; done < lenBytes && error === 0 && iterCount(iter) > 0; ) {
+  for (let done = 0; done < lenBytes && error === 0 && iter.count > 0; ) {
     const at = hva + done;
     const inPage = at % PAGE_SIZE;
     const wanted = Math.min(pages.length, Math.ceil((inPage + lenBytes - done) / PAGE_SIZE));
@@ -108,7 +68,8 @@ function* copyRemotePiece(
     if (lock.locked === 1) mmapReadUnlock(mm);
     if (pinned <= 0) return -EFAULT;
     const n = Math.min(pinned * PAGE_SIZE - inPage, lenBytes - done);
-    error = yield* copyPages(k, iter, pages, inPage, n, write);
+    error = yield* copyPages(k, localMm, iter, pages, inPage, n, write);
+    if (k.watched && write) yield YP_REMOTE_COPIED;
     nameGupUser(k, 'process-vm');
     yield* unpinUserPagesDirtyLock(k, pages, pinned, write);
     done += n;
@@ -129,13 +90,8 @@ function* processVmRw(
   write: boolean,
 ): Path<number> {
   if (flags !== 0 || !iovIsLegal(local) || !iovIsLegal(remote)) return -EINVAL;
-  const iter: LocalIter = {
-    mm: localMm,
-    iov: local.filter((v) => v.lenBytes > 0),
-    i: 0,
-    offset: 0,
-  };
-  const total = iterCount(iter);
+  const iter = iovIterIovec(write ? ITER_SOURCE : ITER_DEST, local);
+  const total = iter.count;
   const nrPages = remote.reduce(
     (most, { hva, lenBytes }) =>
       Math.max(most, Math.ceil(((hva % PAGE_SIZE) + lenBytes) / PAGE_SIZE)),
@@ -144,10 +100,10 @@ function* processVmRw(
   const pages = new Int32Array(Math.min(nrPages, MAX_PAGES));
   let error = 0;
   for (const piece of remote) {
-    if (error !== 0 || iterCount(iter) === 0) break;
-    error = yield* copyRemotePiece(k, iter, remoteMm, piece, pages, write);
+    if (error !== 0 || iter.count === 0) break;
+    error = yield* copyRemotePiece(k, localMm, iter, remoteMm, piece, pages, write);
   }
-  const copied = total - iterCount(iter);
+  const copied = total - iter.count;
   return copied > 0 ? copied : error;
 }
 
