@@ -9,7 +9,7 @@ import { PAGE_SIZE } from '#emu';
 import { atomicAdd } from '#cells';
 import { folioAlloc, folioNrPages, folioPut, folioSetFlags } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
-import { GFP_ZERO } from '../frames/buddy.ts';
+import { GFP_MOVABLE, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_UPTODATE } from '../frames/table.ts';
 import { folioAddLru } from '../lru/batch.ts';
 import { type Path, YP_FAULT_ALLOCATED } from '../path.ts';
@@ -82,11 +82,11 @@ const allocAnonFolio = (k: Kernel, vma: Vma, hva: number, word: number): number 
     const order = highestOrder(orders);
     // Entries that are none for a large range are so for every smaller one.
     fits ||= rangeNone(k, word - (index % (1 << order)) * PTE_WORDS, 1 << order);
-    const folio = fits ? folioAllocOrder(k, order, GFP_ZERO) : -1;
+    const folio = fits ? folioAllocOrder(k, order, GFP_ZERO | GFP_MOVABLE) : -1;
     if (folio >= 0) return folio;
     orders &= ~orderBit(order);
   }
-  return folioAlloc(k, GFP_ZERO);
+  return folioAlloc(k, GFP_ZERO | GFP_MOVABLE);
 };
 
 /** Orders above 0 that a fault may use; none where userfaultfd wants to hear of every page. */

@@ -16,7 +16,7 @@ import {
   folioTestFlags,
   folioUnlock,
 } from '../folio/folio.ts';
-import { GFP_KERNEL } from '../frames/buddy.ts';
+import { GFP_MOVABLE } from '../frames/buddy.ts';
 import { PG_HWPOISON } from '../frames/table.ts';
 import { deviceFault } from '../fs/device.ts';
 import { operationsOf } from '../fs/operations.ts';
@@ -70,7 +70,7 @@ export function* doFileFault(k: Kernel, vma: Vma, hva: number, flags: number): P
   let copy = -1;
   if (write && (vma.flags & VM_SHARED) === 0) {
     anonVmaPrepare(k, vma);
-    copy = folioAlloc(k, GFP_KERNEL);
+    copy = folioAlloc(k, GFP_MOVABLE);
     if (copy < 0) return copy;
   }
   const page = yield* filePage(k, vma, mapping, hva);

@@ -20,7 +20,7 @@ import {
   pageAnonExclusive,
 } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
-import { GFP_ZERO } from '../frames/buddy.ts';
+import { GFP_MOVABLE, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_ANON_EXCLUSIVE, PG_UPTODATE } from '../frames/table.ts';
 import { folioAddLru } from '../lru/batch.ts';
 import {
@@ -124,7 +124,7 @@ function* doHugePmdAnonymous(
 
 /** A zeroed folio for one entry. @returns the folio, or -ENOMEM, counted as a fallback */
 const allocHuge = (k: Kernel): number => {
-  const folio = folioAllocOrder(k, HPAGE_PMD_ORDER, GFP_ZERO);
+  const folio = folioAllocOrder(k, HPAGE_PMD_ORDER, GFP_ZERO | GFP_MOVABLE);
   if (folio < 0) countStat(k, 'thp_fault_fallback');
   return folio;
 };

@@ -16,7 +16,7 @@ import {
   folioTestAnon,
   folioTestFlags,
 } from '../folio/folio.ts';
-import { GFP_KERNEL } from '../frames/buddy.ts';
+import { GFP_MOVABLE } from '../frames/buddy.ts';
 import { PG_HWPOISON, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
 import { folioAddLru } from '../lru/batch.ts';
 import { type Path, YP_FAULT_COPIED } from '../path.ts';
@@ -125,7 +125,7 @@ function* doSwapIn(
   let error = 0;
   let copy = -1;
   if (swapinNeedsCopy(k, page, vma, hva)) {
-    copy = folioAlloc(k, GFP_KERNEL);
+    copy = folioAlloc(k, GFP_MOVABLE);
     if (copy < 0) error = copy;
     else {
       k.memory.copyPage(copy, page);

@@ -19,7 +19,7 @@ import {
   pageAnonExclusive,
 } from '../folio/folio.ts';
 import { folioTestLarge } from '../folio/large.ts';
-import { GFP_KERNEL, GFP_ZERO } from '../frames/buddy.ts';
+import { GFP_MOVABLE, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_ANON_EXCLUSIVE, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
 import { folioAddLru } from '../lru/batch.ts';
 import {
@@ -158,7 +158,7 @@ function* wpPageCopy(
   const { mm } = vma;
   anonVmaPrepare(k, vma);
   if (page >= 0) folioGet(k, folioOf(k, page));
-  const copy = folioAlloc(k, page < 0 ? GFP_ZERO : GFP_KERNEL);
+  const copy = folioAlloc(k, page < 0 ? GFP_ZERO | GFP_MOVABLE : GFP_MOVABLE);
   if (copy < 0) {
     if (page >= 0) folioPut(k, folioOf(k, page));
     return copy;

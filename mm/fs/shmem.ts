@@ -17,7 +17,7 @@ import {
   folioUnlock,
 } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
-import { GFP_ZERO } from '../frames/buddy.ts';
+import { GFP_MOVABLE, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_SWAPBACKED } from '../frames/table.ts';
 import { folioAddLru } from '../lru/batch.ts';
 import { type Path, YP_FAULT_ALLOCATED } from '../path.ts';
@@ -58,9 +58,9 @@ const mayBeHuge = (k: Kernel, mapping: AddressSpace, pgoff: number, vmFlags: num
 /** A zeroed folio for a hole, huge if it may be and can be had. @returns the folio or -ENOMEM */
 const allocFolio = (k: Kernel, mapping: AddressSpace, pgoff: number, vmFlags: number): number => {
   const huge = mayBeHuge(k, mapping, pgoff, vmFlags)
-    ? folioAllocOrder(k, HPAGE_PMD_ORDER, GFP_ZERO)
+    ? folioAllocOrder(k, HPAGE_PMD_ORDER, GFP_ZERO | GFP_MOVABLE)
     : -1;
-  return huge >= 0 ? huge : folioAlloc(k, GFP_ZERO);
+  return huge >= 0 ? huge : folioAlloc(k, GFP_ZERO | GFP_MOVABLE);
 };
 
 /**

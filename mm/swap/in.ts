@@ -20,7 +20,7 @@ import {
   folioTrylock,
   pageIndex,
 } from '../folio/folio.ts';
-import { GFP_KERNEL } from '../frames/buddy.ts';
+import { GFP_MOVABLE } from '../frames/buddy.ts';
 import { PG_KSM, PG_SWAPBACKED, PG_UPTODATE } from '../frames/table.ts';
 import { ksmNodeOf } from '../ksm/node.ts';
 import { folioAddLru } from '../lru/batch.ts';
@@ -39,7 +39,7 @@ import { swapReadPage } from './slots.ts';
  *   somebody else was first; -ENOMEM
  */
 function* readSlot(k: Kernel, slot: number, named: () => boolean): Path<number> {
-  const fresh = folioAlloc(k, GFP_KERNEL);
+  const fresh = folioAlloc(k, GFP_MOVABLE);
   if (fresh < 0) return fresh;
   if (k.watched) yield YP_FAULT_ALLOCATED;
   if (!named() || swapCachePage(k, slot) >= 0) {

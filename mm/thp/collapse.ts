@@ -14,7 +14,7 @@ import { EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import { doSwapPage } from '../fault/swap.ts';
 import { folioOf, folioPut, folioSetFlags } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
-import { GFP_KERNEL } from '../frames/buddy.ts';
+import { GFP_MOVABLE } from '../frames/buddy.ts';
 import { PG_UPTODATE } from '../frames/table.ts';
 import { folioAddLru } from '../lru/batch.ts';
 import { invalidateRangeEnd, invalidateRangeStart, notifierRange } from '../notifier/notifier.ts';
@@ -80,7 +80,7 @@ export function* collapseHugePage(
   const found = scanRange(k, mm, start, khugepaged);
   mmapReadUnlock(mm);
   if (found !== 0 && found !== HAS_SWAPPED) return found === PMD_MAPPED ? 0 : found;
-  const folio = folioAllocOrder(k, HPAGE_PMD_ORDER, GFP_KERNEL);
+  const folio = folioAllocOrder(k, HPAGE_PMD_ORDER, GFP_MOVABLE);
   if (folio < 0) return -ENOMEM;
   countStat(k, 'thp_collapse_alloc');
   let error = found === HAS_SWAPPED ? yield* swapInRange(k, mm, start, khugepaged) : 0;

@@ -18,7 +18,7 @@ import {
   folioTestAnon,
   folioTestFlags,
 } from '../folio/folio.ts';
-import { GFP_KERNEL } from '../frames/buddy.ts';
+import { GFP_MOVABLE } from '../frames/buddy.ts';
 import { PG_HWPOISON, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
 import { copyHugetlbRange } from '../hugetlb/fork.ts';
 import { folioAddLru } from '../lru/batch.ts';
@@ -139,7 +139,7 @@ const copyPinned = (
   page: number,
 ): number => {
   if (folioTestFlags(k, page, PG_HWPOISON)) return -EHWPOISON;
-  const copy = folioAlloc(k, GFP_KERNEL);
+  const copy = folioAlloc(k, GFP_MOVABLE);
   if (copy < 0) return copy;
   k.memory.copyPage(copy, page);
   folioSetFlags(k, copy, PG_UPTODATE);
