@@ -23,6 +23,20 @@ export interface Write {
   since?: number;
 }
 
+/** Histories that are being asked, and from when on: two words may be transferred to each other. */
+const asked = new Map<History, number>();
+
+/** Asks a history, unless it is being asked for as much already. */
+const ask = <T>(history: History, from: number, question: () => T, otherwise: T): T => {
+  const before = asked.get(history);
+  if (before !== undefined && before <= from) return otherwise;
+  asked.set(history, from);
+  const answer = question();
+  if (before === undefined) asked.delete(history);
+  else asked.set(history, before);
+  return answer;
+};
+
 export class History {
   private writes: Write[];
   /** Times that the page was, or began to be, unmapped: a pin from before may be of another page. */
@@ -104,6 +118,10 @@ export class History {
 
   /** May a read between the two times have seen this value? */
   explains(value: number, from: number, to: number): boolean {
+    return ask(this, from, () => this.mayHave(value, from, to), false);
+  }
+
+  private mayHave(value: number, from: number, to: number): boolean {
     const { lost } = this;
     if (
       lost !== null &&
@@ -133,10 +151,11 @@ export class History {
 
   /** Every value that a read between the two times may have seen. */
   values(from: number, to: number): number[] {
-    const values = this.live(from)
-      .filter((write) => write.start <= to)
-      .flatMap((write) => valuesOf(write, from, to));
-    return [...new Set(values)];
+    const all = (): number[] =>
+      this.live(from)
+        .filter((write) => write.start <= to)
+        .flatMap((write) => valuesOf(write, from, to));
+    return [...new Set(ask(this, from, all, []))];
   }
 
   /** Something that asks for writing is on its way to the page. */

@@ -34,6 +34,7 @@ import {
   beginSplice,
   beginTransfer,
 } from './pins.ts';
+import { beginProcessVm } from './transfers.ts';
 
 const HUGE = 512 * 4096;
 
@@ -112,6 +113,7 @@ export const OPERATIONS: readonly Operation[] = [
   { name: 'load', weight: 14, begin: beginLoad },
   { name: 'remote', weight: 4, begin: beginRemote },
   { name: 'secondary', weight: 8, begin: beginSecondary },
+  { name: 'process_vm', weight: 3, begin: beginProcessVm },
   { name: 'hold', weight: 7, begin: beginHold },
   { name: 'transfer', weight: 6, begin: beginTransfer },
   { name: 'release', weight: 6, begin: beginRelease },
