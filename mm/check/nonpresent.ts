@@ -2,14 +2,7 @@
  * Sanitizer: entries that are not present. A migration entry stands for a page that somebody who
  * holds its lock is moving; a swap entry for a slot; a hwpoison entry and a marker for nothing.
  */
-import {
-  PG_ANON,
-  PG_BUDDY,
-  PG_HUGETLB,
-  PG_HWPOISON,
-  PG_LOCKED,
-  PG_TAIL,
-} from '../frames/table.ts';
+import { PG_ANON, PG_BUDDY, PG_HUGETLB, PG_HWPOISON, PG_LOCKED, PG_TAIL } from '../frames/table.ts';
 import {
   isHwpoisonEntry,
   isMigrationEntry,
