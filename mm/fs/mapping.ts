@@ -3,6 +3,8 @@
  * gone. Compare include/linux/fs.h, struct address_space, and mm/truncate.c:truncate_inode_pages_final().
  */
 import { listPush, listRemoveAt, mapDelete, mapSet, setField } from '#cells';
+import { folioWaitWriteback } from '../cache/clean.ts';
+import { filemapInvalidateFolio, filemapRemoveFolio } from '../cache/remove.ts';
 import {
   folioGet,
   folioLock,
@@ -54,7 +56,10 @@ export const mappingCreate = (
 export const mappingGet = (mapping: AddressSpace): void =>
   setField(mapping, 'users', mapping.users + 1);
 
-/** One user less; with the last one the pages leave the cache. Waits for pages that are locked. */
+/**
+ * One user less; with the last one the pages leave the cache, dirty or not: a file system keeps a user
+ * for each of its files that has a name. Waits for pages that are locked, or on their way to a device.
+ */
 export function* mappingPut(k: Kernel, mapping: AddressSpace): Path<void> {
   setField(mapping, 'users', mapping.users - 1);
   if (mapping.users > 0) return;
@@ -73,23 +78,12 @@ function* evict(k: Kernel, mapping: AddressSpace, pgoff: number): Path<void> {
   const page = yield* mappingLockPage(k, mapping, pgoff);
   if (page < 0) return;
   const folio = folioOf(k, page);
-  removeFromCache(k, mapping, pgoff - (page - folio), folio);
+  yield* folioWaitWriteback(k, folio);
+  filemapInvalidateFolio(k, mapping, folio);
+  filemapRemoveFolio(k, mapping, pgoff - (page - folio), folio);
   folioUnlock(k, folio);
   folioPut(k, folio);
 }
-
-/**
- * A locked folio leaves the page cache, with the references that the cache had: one for each page,
- * of hugetlb one. @param pgoff of its first page
- */
-const removeFromCache = (k: Kernel, mapping: AddressSpace, pgoff: number, folio: number): void => {
-  const nr = mapping.kind === 'hugetlbfs' ? 1 : folioNrPages(k, folio);
-  for (let i = 0; i < nr; i++) mapDelete(mapping.pages, pgoff + i);
-  // Nobody reads a secret by way of a frame that has been freed.
-  if (mapping.kind === 'secretmem') k.memory.zeroPage(folio);
-  folioSetMapping(k, folio, 0, 0);
-  folioPut(k, folio, nr);
-};
 
 /** The page at an offset that the file has, undefined where there is none. Of any kind, hugetlbfs too. */
 export const mappingPageAt = (mapping: AddressSpace, pgoff: number): number | undefined => {

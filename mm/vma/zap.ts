@@ -1,6 +1,9 @@
 /**
  * Unmapping: entries are cleared, TLBs flushed, and only then are the pages let go.
  * Compare mm/memory.c:zap_pte_range(), mm/mmu_gather.c.
+ *
+ * Whoever takes the pages of a file away (mm/cache/unmap.ts) holds no mmap_lock: the VMA may change
+ * and go while he is at it.
  */
 import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
@@ -57,26 +60,66 @@ export const addRss = (mm: MmStruct, anon: boolean, delta: number): void => {
   else setField(mm, 'rssFile', mm.rssFile + delta);
 };
 
+/** What of a range is to go, where it is not everything. Compare struct zap_details. */
+export interface ZapDetails {
+  /** Private copies as well; otherwise only what is the file's. */
+  evenCows: boolean;
+  /** Entries of this folio alone, markers included; -1: of any. */
+  folio: number;
+  /** Is the VMA still what it was? Asked after every yield: without mmap_lock it may have gone. */
+  linked: () => boolean;
+}
+
+/** Does `details` mean this page? */
+const shouldZap = (k: Kernel, page: number, { evenCows, folio }: ZapDetails): boolean => {
+  const own = folioOf(k, page);
+  return (folio < 0 || folio === own) && (evenCows || !folioTestAnon(k, own));
+};
+
+/** The same of an entry that is not present. Markers stand for the file's page. */
+const shouldZapNonpresent = (k: Kernel, pte: number, details: ZapDetails): boolean => {
+  if (isPteMarker(pte)) return true;
+  if (isMigrationEntry(pte)) return shouldZap(k, migrationEntryPage(pte), details);
+  return details.evenCows && details.folio < 0;
+};
+
+/** Does `details` mean what this entry stands for? */
+const shouldZapEntry = (k: Kernel, pte: number, details: ZapDetails): boolean => {
+  if (!ptePresent(pte)) return shouldZapNonpresent(k, pte, details);
+  const page = vmNormalPage(pte);
+  return page < 0 ? details.evenCows : shouldZap(k, page, details);
+};
+
 /**
  * Clears one entry; pushes the folio whose reference is to be dropped after the flush.
  * @param keepWp that userfaultfd protects the page is remembered by a marker
+ * @returns true where TLBs have to be flushed before anybody else comes: see noteUse
  */
-const zapPte = (k: Kernel, mm: MmStruct, word: number, gather: number[], keepWp: boolean): void => {
+const zapPte = (
+  k: Kernel,
+  mm: MmStruct,
+  word: number,
+  gather: number[],
+  keepWp: boolean,
+  details: ZapDetails | null,
+): boolean => {
   const pte = ptepGet(k, word);
-  if (pteNone(pte) || (keepWp && isUffdWpMarker(pte))) return;
+  if (pteNone(pte) || (keepWp && isUffdWpMarker(pte))) return false;
+  if (details !== null && !shouldZapEntry(k, pte, details)) return false;
   const old = ptepGetAndClear(k, word);
   if (keepWp && isUffdWp(old)) setPteAt(k, word, makeUffdWpMarker());
   if (!ptePresent(old)) {
     zapNonpresent(k, mm, old);
-    return;
+    return false;
   }
   const page = vmNormalPage(old);
-  if (page < 0) return;
+  if (page < 0) return false;
   const folio = folioOf(k, page);
-  noteUse(k, folio, old);
+  const dirty = noteUse(k, folio, old);
   addRss(mm, folioTestAnon(k, folio), -1);
   folioRemoveRmap(k, page);
   gather.push(folio);
+  return dirty;
 };
 
 /** Does userfaultfd protect it? Present or not. */
@@ -97,33 +140,47 @@ const zapNonpresent = (k: Kernel, mm: MmStruct, old: number): void => {
   }
 };
 
-/** The A and D bits of a file's entry are remembered by the folio. */
-const noteUse = (k: Kernel, folio: number, pte: number): void => {
-  if (folioTestAnon(k, folio)) return;
+/**
+ * The A and D bits of a file's entry are remembered by the folio.
+ * @returns true where a TLB may still write to the file's page: whoever cleans the folio does not find
+ *   this entry any more, so the flush cannot wait. Compare tlb_delay_rmap()
+ */
+const noteUse = (k: Kernel, folio: number, pte: number): boolean => {
+  if (folioTestAnon(k, folio)) return false;
   if (pteDirty(pte)) folioMarkDirty(k, folio);
   if (pteYoung(pte)) folioMarkAccessed(k, folio);
+  return pteDirty(pte);
 };
 
-/** Clears an entry that maps 2 MiB. Compare zap_huge_pmd(). */
-const zapPmd = (k: Kernel, mm: MmStruct, word: number, gather: number[]): void => {
+/** Clears an entry that maps 2 MiB. Compare zap_huge_pmd(). @returns as zapPte */
+const zapPmd = (
+  k: Kernel,
+  mm: MmStruct,
+  word: number,
+  gather: number[],
+  details: ZapDetails | null,
+): boolean => {
+  if (details !== null && !shouldZapEntry(k, ptepGet(k, word), details)) return false;
   const old = ptepGetAndClear(k, word);
   const folio = vmNormalPage(old);
   if (folio < 0) {
     freeDeposited(k, mm);
-    return;
+    return false;
   }
   const anon = folioTestAnon(k, folio);
-  noteUse(k, folio, old);
+  const dirty = noteUse(k, folio, old);
   addRss(mm, anon, -HPAGE_PMD_NR);
   folioRemoveRmapPmd(k, folio);
   if (anon) freeDeposited(k, mm);
   gather.push(folio);
+  return dirty;
 };
 
 /**
  * Unmaps [start, end) of a VMA, between the notifiers' start and end. The tables stay. The caller
- * holds mmap_lock, for reading at least.
+ * holds mmap_lock, for reading at least, or says by `details` how to see that the VMA is still there.
  * @param event MMU_NOTIFY_*
+ * @param details what of the range is meant; null: everything
  */
 export function* zapRange(
   k: Kernel,
@@ -131,9 +188,10 @@ export function* zapRange(
   start: number,
   end: number,
   event: number,
+  details: ZapDetails | null = null,
 ): Path<void> {
   if ((vma.flags & VM_HUGETLB) !== 0) {
-    yield* unmapHugetlbRange(k, vma, start, end, event);
+    yield* unmapHugetlbRange(k, vma, start, end, event, details?.linked);
     return;
   }
   const { mm } = vma;
@@ -144,34 +202,28 @@ export function* zapRange(
   }
   // A file's page comes back; with the VMA goes everything.
   const keepWp =
-    event !== MMU_NOTIFY_UNMAP && vma.mapping !== null && (vma.flags & VM_UFFD_WP) !== 0;
+    event !== MMU_NOTIFY_UNMAP &&
+    vma.mapping !== null &&
+    (vma.flags & VM_UFFD_WP) !== 0 &&
+    (details === null || details.folio < 0);
   const gather: number[] = [];
-  for (let at = nextMapped(k, mm, start, end); at < end; ) {
+  for (let at = start; ; ) {
+    const stop = endOfZap(vma, end, details);
+    at = at < stop ? nextMapped(k, mm, at, stop) : stop;
+    if (at >= stop) break;
     // One table at a time: its lock is dropped, and its pages freed, before the next.
     const from = at;
-    const to = tableEnd(at, end);
-    let pmd = pmdLeafAt(k, mm, at);
-    if (pmd > 0 && to - from < HPAGE_PMD_SIZE) {
-      splitHugePmd(k, vma, at);
-      pmd = 0;
-    }
-    if (pmd > 0) {
-      zapPmd(k, mm, pmd, gather);
-      at = to;
-    } else {
-      // A file's huge entry that was split is gone, and no table has taken its place.
-      const word = walkPte(k, mm, at, false);
-      for (let i = 0; at < to; at += PAGE_SIZE, i++)
-        if (word > 0) zapPte(k, mm, word + i * PTE_WORDS, gather, keepWp);
-    }
+    const to = tableEnd(at, stop);
+    at = to;
+    const flush = zapTable(k, vma, from, to, gather, keepWp, details);
+    if (flush) flushTlbRange(k, mm, from, to);
     if (k.watched) yield YP_PROTECT;
-    flushTlbRange(k, mm, from, to);
+    if (!flush) flushTlbRange(k, mm, from, to);
     for (const folio of gather) {
       freeSwapCache(k, folio);
       folioPut(k, folio);
     }
     gather.length = 0;
-    at = nextMapped(k, mm, to, end);
   }
   if (range !== null) {
     if (k.watched) yield YP_NOTIFIER_END;
@@ -179,3 +231,31 @@ export function* zapRange(
   }
   noteZap(k, mm, start, end);
 }
+
+/** Where the walk has to end by now: what lies above a VMA that was cut is somebody else's. */
+const endOfZap = (vma: Vma, end: number, details: ZapDetails | null): number => {
+  if (details === null) return end;
+  return details.linked() ? Math.min(end, vma.end) : 0;
+};
+
+/** The part [from, to) that one table maps, or a huge entry. @returns as zapPte */
+const zapTable = (
+  k: Kernel,
+  vma: Vma,
+  from: number,
+  to: number,
+  gather: number[],
+  keepWp: boolean,
+  details: ZapDetails | null,
+): boolean => {
+  const { mm } = vma;
+  const pmd = pmdLeafAt(k, mm, from);
+  if (pmd > 0 && to - from === HPAGE_PMD_SIZE) return zapPmd(k, mm, pmd, gather, details);
+  if (pmd > 0) splitHugePmd(k, vma, from);
+  // A file's huge entry that was split is gone, and no table has taken its place.
+  const word = walkPte(k, mm, from, false);
+  let flush = false;
+  for (let at = from, i = 0; at < to && word > 0; at += PAGE_SIZE, i += PTE_WORDS)
+    if (zapPte(k, mm, word + i, gather, keepWp, details)) flush = true;
+  return flush;
+};

@@ -1,7 +1,8 @@
 /** Migration and write protection: facts sheet 1.5 (try-share), 1.7, 1.9, 1.14. */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE, PTE_D, PTE_PPN_SHIFT } from '#emu';
-import { folioWriteProtect, writeProtectRange } from '../../mm/cache/write-protect.ts';
+import { folioWriteProtect } from '../../mm/cache/clean.ts';
+import { writeProtectRange } from '../../mm/cache/write-protect.ts';
 import { migrateFolio } from '../../mm/compact/migrate.ts';
 import { EAGAIN, EBUSY, EINVAL, ENOMEM } from '../../mm/errno.ts';
 import { folioGet, folioPut } from '../../mm/folio/folio.ts';

@@ -45,7 +45,7 @@ import {
 } from '#mm';
 import { pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
-import { folioWriteProtect } from '../../mm/cache/write-protect.ts';
+import { folioWriteProtect } from '../../mm/cache/clean.ts';
 import { hugetlbSetPool } from '../../mm/hugetlb/pool.ts';
 import { pteSoftDirty, pteWrite } from '../../mm/pgtable/pte.ts';
 import { isMigrationEntry, isSwapEntry } from '../../mm/pgtable/swapops.ts';

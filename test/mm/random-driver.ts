@@ -7,7 +7,8 @@
  * UNKNOWN until the next store.
  */
 import { PAGE_SIZE } from '#emu';
-import { folioWriteProtect, writeProtectRange } from '../../mm/cache/write-protect.ts';
+import { folioWriteProtect } from '../../mm/cache/clean.ts';
+import { writeProtectRange } from '../../mm/cache/write-protect.ts';
 import { checkKernel } from '../../mm/check/sanitizer.ts';
 import { migrateFolio } from '../../mm/compact/migrate.ts';
 import { folioOf, folioPut } from '../../mm/folio/folio.ts';

@@ -1,7 +1,7 @@
 /** access_remote_vm(), ptrace and /proc/PID/mem: facts sheet 1.6, 1.12, and Dirty COW (2.1) stepped. */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
-import { folioWriteProtect } from '../../mm/cache/write-protect.ts';
+import { folioWriteProtect } from '../../mm/cache/clean.ts';
 import { EIO } from '../../mm/errno.ts';
 import { folioMaybeDmaPinned } from '../../mm/folio/pin.ts';
 import { PG_DIRTY, PG_LOCKED } from '../../mm/frames/table.ts';

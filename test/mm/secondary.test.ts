@@ -12,7 +12,7 @@ import {
   invalidateSeq,
   releasePfn,
 } from '#mm/secondary';
-import { folioWriteProtect } from '../../mm/cache/write-protect.ts';
+import { folioWriteProtect } from '../../mm/cache/clean.ts';
 import { checkKernel } from '../../mm/check/sanitizer.ts';
 import { migrateFolio } from '../../mm/compact/migrate.ts';
 import { EAGAIN, EFAULT } from '../../mm/errno.ts';
