@@ -5,6 +5,7 @@ export { writeProtectRange } from './cache/write-protect.ts';
 export { assertKernel, checkKernel } from './check/sanitizer.ts';
 export type { CheckOptions, SecondaryVisitor } from './check/sanitizer.ts';
 export { migrateFolio } from './compact/migrate.ts';
+export { blockDirectRead, blockDirectWrite } from './dio/block.ts';
 export {
   EACCES,
   EAGAIN,
