@@ -1,78 +1,61 @@
 /**
- * Migration: a folio moves to another frame, and whoever maps it does not notice.
- * Compare mm/migrate.c, migrate_folio_unmap() and migrate_folio_move().
+ * Migration: folios move to other frames, and whoever maps them does not notice. Compare
+ * mm/migrate.c. How one of them moves is in move.ts.
  *
- * Isolate and lock it; replace every entry by a migration entry, so that whoever touches the page
- * waits for the lock; if nobody else holds a reference copy the bytes, give the new frame the old
- * one's place, and turn the entries back. A reference that is neither entry nor cache belongs to
- * somebody who reaches the old frame by number, and then nothing moves.
+ * What is to move is isolated first, so that nobody else moves it or lets it go. Hugetlb's folios
+ * are, from their pool (mm/hugetlb/migrate.ts); what is not on an LRU list, as memory of devices, is
+ * not moved here.
  */
-import { cmpxchg, mapSet, readOnce, writeOnce } from '#cells';
+import { readOnce } from '#cells';
 import { EAGAIN, EBUSY, EINVAL, ENOMEM } from '../errno.ts';
-import {
-  folioCacheRefs,
-  folioGet,
-  folioLock,
-  folioMapcount,
-  folioNrPages,
-  folioOf,
-  folioOrder,
-  folioPut,
-  folioRefCount,
-  folioSetFlags,
-  folioSetMapping,
-  folioTestFlags,
-  folioTrylock,
-} from '../folio/folio.ts';
-import { folioAllocOrder } from '../folio/large.ts';
-import { folioMaybeDmaPinned } from '../folio/pin.ts';
+import { folioNrPages, folioOf, folioRefCount, folioTestFlags } from '../folio/folio.ts';
 import { GFP_KERNEL } from '../frames/buddy.ts';
 import {
-  PG_ACTIVE,
-  PG_ANON,
   PG_BUDDY,
-  PG_DIRTY,
   PG_HUGETLB,
   PG_ISOLATED,
-  PG_KSM,
   PG_LRU,
-  PG_MLOCKED,
-  PG_REFERENCED,
   PG_RESERVED,
-  PG_SWAPBACKED,
   PG_TABLE,
-  PG_UNEVICTABLE,
-  PG_UPTODATE,
 } from '../frames/table.ts';
-import { migrateHugetlbFolio } from '../hugetlb/migrate.ts';
-import { ksmMigratePage } from '../ksm/node.ts';
-import { folioAddLru, lruAddDrainAll } from '../lru/batch.ts';
+import { isZoneDevice } from '../frames/zone-device.ts';
+import { isolateHugetlb, putbackHugetlb, unmapAndMoveHugetlb } from '../hugetlb/migrate.ts';
+import { lruAddDrainAll } from '../lru/batch.ts';
 import { folioDropIsolated, folioIsolateLru, folioPutbackLru } from '../lru/isolate.ts';
-import { type Path, YP_MIGRATE_COPIED, YP_MIGRATE_UNMAPPED } from '../path.ts';
-import { removeMigrationPtes, tryToMigrate } from '../rmap/migration.ts';
+import type { Path } from '../path.ts';
 import { folioMapping } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
-import { folioTestSwapcache, folioUnlockFreeSwap, swapCacheReplace } from '../swap/cache.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
+import { type MigrateTarget, migrateTarget, moveFolio } from './move.ts';
 
-/** Flags that go with the contents. The exclusive flag travels in the migration entries. */
-const MIGRATED_FLAGS =
-  PG_REFERENCED |
-  PG_UPTODATE |
-  PG_DIRTY |
-  PG_ACTIVE |
-  PG_SWAPBACKED |
-  PG_UNEVICTABLE |
-  PG_MLOCKED |
-  PG_ANON |
-  PG_KSM;
+/** Why pages move: counted, and said in reports. Compare include/linux/migrate_mode.h, enum migrate_reason. */
+export type MigrateReason = 'compaction' | 'memory-hotplug' | 'contig-range' | 'longterm-pin';
+
+/** What has become of the folios of one call. */
+export interface MigrateResult {
+  reason: MigrateReason;
+  /** Folios and pages that have moved, or that nobody needed any more. */
+  nrMoved: number;
+  nrPages: number;
+  /** Passes over the folios. */
+  passes: number;
+  /** Those that have not moved, and why: -EBUSY pinned, -EAGAIN held to the end, -ENOMEM, -EHWPOISON. */
+  failed: { folio: number; error: number }[];
+}
+
+/** Passes over what is left before giving up; the first of them wait for nothing. Compare NR_MAX_MIGRATE_PAGES_RETRY. */
+const MIGRATE_PASSES = 10;
+const MIGRATE_ASYNC_PASSES = 3;
 
 /** What is no folio of an address space or a file, or is not moved: free and reserved frames. */
 const UNFIT = PG_TABLE | PG_RESERVED | PG_BUDDY;
 
+/** Files whose pages stay: nobody may copy a secret, and the others' pages are what they are. */
+const FIXED: readonly string[] = ['secretmem', 'device', 'fsdax'] satisfies AddressSpace['kind'][];
+
 /**
  * Moves the folio of a page to fresh frames, as a whole. What one entry mapped as 2 MiB is mapped
- * page by page afterwards, unless it is hugetlb's (mm/hugetlb/migrate.ts). The caller needs no reference.
+ * page by page afterwards, unless it is hugetlb's. The caller needs no reference.
  * @param page a page number: any, also one that is not in use
  * @returns 0; -EBUSY pinned, isolated by somebody else, or not to be moved (secretmem); -EAGAIN
  *   referenced by somebody who may let go soon; -ENOMEM; -EINVAL not a folio of an address space or a
@@ -81,101 +64,109 @@ const UNFIT = PG_TABLE | PG_RESERVED | PG_BUDDY;
 export function* migrateFolio(k: Kernel, page: number): Path<number> {
   if (page < 0 || page >= k.state.frames.nrPages) return -EINVAL;
   const folio = folioOf(k, page);
-  if (folioTestFlags(k, folio, PG_HUGETLB)) return yield* migrateHugetlbFolio(k, folio);
-  const isolated = isolate(k, folio);
+  const isolated = isolateMovable(k, folio);
   if (isolated !== 0) return isolated;
-  const nr = folioNrPages(k, folio);
-  const error = yield* migrateIsolated(k, folio);
-  countStat(k, error === 0 ? 'pgmigrate_success' : 'pgmigrate_fail', nr);
-  if (error === 0) folioDropIsolated(k, folio);
-  else folioPutbackLru(k, folio);
+  const error = yield* moveIsolated(k, folio, migrateTarget(GFP_KERNEL), true);
+  finishIsolated(k, folio, error);
   return error;
 }
 
-/** Takes the folio off its LRU list, with a reference. Compare folio_isolate_lru(). */
-const isolate = (k: Kernel, folio: number): number => {
-  if ((readOnce(k.state.frames.flags, folio) & UNFIT) !== 0) return -EINVAL;
+/**
+ * Takes a folio off its LRU list, or its pool's, with a reference: to be moved, and put back.
+ * @returns 0; -EBUSY isolated by somebody else, or not to be moved; -EINVAL free, or no folio of an
+ *   address space or a file. Compare isolate_folio_to_list()
+ */
+export const isolateMovable = (k: Kernel, folio: number): number => {
+  const flags = readOnce(k.state.frames.flags, folio);
+  if ((flags & UNFIT) !== 0 || isZoneDevice(flags) || folioRefCount(k, folio) === 0) return -EINVAL;
+  if ((flags & PG_HUGETLB) !== 0) return isolateHugetlb(k, folio) ? 0 : -EBUSY;
   const object = folioMapping(k, folio);
   if (object === null) return -EINVAL;
-  if (object.kind === 'secretmem' || folioTestFlags(k, folio, PG_ISOLATED)) return -EBUSY;
-  if (folioRefCount(k, folio) === 0) return -EINVAL;
-  if (!folioTestFlags(k, folio, PG_LRU)) lruAddDrainAll(k);
+  if ((flags & PG_ISOLATED) !== 0 || FIXED.includes(object.kind)) return -EBUSY;
+  if ((flags & PG_LRU) === 0) lruAddDrainAll(k);
   return folioIsolateLru(k, folio) ? 0 : -EBUSY;
 };
 
-/** References of an unmapped folio that only migration and the caches hold. */
-const expectedRefs = (k: Kernel, folio: number): number => 1 + folioCacheRefs(k, folio);
-
-/** Why a folio that is unmapped cannot move: pinned, or just held. */
-const heldBy = (k: Kernel, folio: number): number =>
-  folioMaybeDmaPinned(k, folio) ? -EBUSY : -EAGAIN;
-
-function* migrateIsolated(k: Kernel, src: number): Path<number> {
-  const ignorePins = k.sabotage.migratePinned;
-  // Unmapping for nothing is costly: a look without a barrier before it, the one that counts after.
-  if (!ignorePins && folioMaybeDmaPinned(k, src)) return -EBUSY;
-  const order = folioOrder(k, src);
-  const dst = folioAllocOrder(k, order, GFP_KERNEL);
-  if (dst < 0) return -ENOMEM;
-  if (!folioTrylock(k, src)) yield* folioLock(k, src);
-  folioTrylock(k, dst);
-  // Whoever had the lock may have split the folio: then it is no longer the one that was asked for.
-  let error = folioOrder(k, src) === order ? yield* tryToMigrate(k, src) : -EAGAIN;
-  if (error === 0 && folioMapcount(k, src) > 0) error = -EAGAIN;
-  if (error === 0) {
-    if (k.watched) yield YP_MIGRATE_UNMAPPED;
-    error = yield* moveToNew(k, dst, src, ignorePins);
-  }
-  yield* removeMigrationPtes(k, src, error === 0 ? dst : src);
-  folioUnlockFreeSwap(k, dst);
-  folioUnlockFreeSwap(k, src);
-  if (error === 0) folioAddLru(k, dst);
-  // The entries and the cache hold the new folio now; or nobody does, and it is freed.
-  folioPut(k, dst);
-  return error;
-}
-
-/** Copies, and puts the new folio in the old one's place. Both are locked, the old one is unmapped. */
-function* moveToNew(k: Kernel, dst: number, src: number, ignorePins: boolean): Path<number> {
-  const expected = expectedRefs(k, src);
-  if (!ignorePins && folioRefCount(k, src) !== expected) return heldBy(k, src);
-  const nr = folioNrPages(k, src);
-  for (let i = 0; i < nr; i++) k.memory.copyPage(dst + i, src + i);
-  if (k.watched) yield YP_MIGRATE_COPIED;
-
-  const { refcount, mapping, index, flags } = k.state.frames;
-  const object = folioMapping(k, src);
-  const swapped = folioTestSwapcache(k, src);
-  const cached = object !== null && object.kind !== 'anon' && object.kind !== 'ksm';
-  // Frozen at 0 nobody can take a reference while the entries of a cache are exchanged.
-  const frozen = ignorePins ? folioRefCount(k, src) : expected;
-  if (cached || swapped) {
-    if (cmpxchg(refcount, src, frozen, 0) !== frozen) return heldBy(k, src);
-  } else if (!ignorePins && folioRefCount(k, src) !== expected) {
-    return heldBy(k, src);
-  }
-
-  // From here there is no way back, and no yield until the new folio is whole.
-  folioSetMapping(k, dst, readOnce(mapping, src), readOnce(index, src));
-  folioSetFlags(k, dst, readOnce(flags, src) & MIGRATED_FLAGS);
-  if (cached || swapped) writeOnce(refcount, src, frozen);
-  if (swapped) swapCacheReplace(k, dst, src);
-  if (object?.kind === 'ksm') ksmMigratePage(k, dst, src);
-  if (cached) {
-    replaceInCache(k, object, dst, src);
-    writeOnce(refcount, src, frozen - nr);
-    writeOnce(mapping, src, 0);
-  }
-  return 0;
-}
-
-/** The new folio takes the cache's references over, one for each page. */
-const replaceInCache = (k: Kernel, object: AddressSpace, dst: number, src: number): void => {
-  const first = readOnce(k.state.frames.index, src);
-  for (let i = 0; i < folioNrPages(k, src); i++) {
-    if (object.pages.get(first + i) !== src + i)
-      throw new Error(`page ${src + i} is not in its own page cache`);
-    folioGet(k, dst);
-    mapSet(object.pages, first + i, dst + i);
-  }
+/** The folio that was isolated goes back to where it was. */
+export const putbackMovable = (k: Kernel, folio: number): void => {
+  if (folioTestFlags(k, folio, PG_HUGETLB)) putbackHugetlb(k, folio);
+  else folioPutbackLru(k, folio);
 };
+
+/** One try. @returns as moveFolio */
+function* moveIsolated(
+  k: Kernel,
+  folio: number,
+  target: MigrateTarget,
+  wait: boolean,
+): Path<number> {
+  if (folioTestFlags(k, folio, PG_HUGETLB)) return yield* unmapAndMoveHugetlb(k, folio);
+  // Whoever else had it has let go of it.
+  if (folioRefCount(k, folio) === 1) return 0;
+  return yield* moveFolio(k, folio, target, wait);
+}
+
+/** Nobody tries any more: it is counted, and the isolation ends. */
+const finishIsolated = (k: Kernel, folio: number, error: number): void => {
+  countStat(k, error === 0 ? 'pgmigrate_success' : 'pgmigrate_fail', folioNrPages(k, folio));
+  if (error !== 0 || folioTestFlags(k, folio, PG_HUGETLB)) putbackMovable(k, folio);
+  else folioDropIsolated(k, folio);
+};
+
+/**
+ * Moves isolated folios. Those that are held, pinned or locked are tried again, ten times in all;
+ * without memory for one it ends at once. All of them are put back, or gone, when it ends.
+ * @param folios from isolateMovable(), each once
+ * @param gfp GFP_* for where they go
+ * @param target where else they may go, as compaction knows it
+ */
+export function* migratePages(
+  k: Kernel,
+  folios: readonly number[],
+  gfp: number,
+  reason: MigrateReason,
+  target: MigrateTarget = migrateTarget(gfp),
+): Path<MigrateResult> {
+  const result: MigrateResult = { reason, nrMoved: 0, nrPages: 0, passes: 0, failed: [] };
+  let left = folios;
+  while (left.length > 0 && result.passes < MIGRATE_PASSES) {
+    result.passes++;
+    left = yield* migratePass(k, left, target, result);
+  }
+  return result;
+}
+
+/** Tries each once. @returns those that are worth another try; none where memory has run out */
+function* migratePass(
+  k: Kernel,
+  folios: readonly number[],
+  target: MigrateTarget,
+  result: MigrateResult,
+): Path<number[]> {
+  const { passes, failed } = result;
+  const left: number[] = [];
+  let full = false;
+  for (const folio of folios) {
+    const nr = folioNrPages(k, folio);
+    const error: number = full
+      ? -ENOMEM
+      : yield* moveIsolated(k, folio, target, passes > MIGRATE_ASYNC_PASSES);
+    if (error === 0) {
+      result.nrMoved++;
+      result.nrPages += nr;
+    } else if ((error === -EAGAIN || error === -EBUSY) && passes < MIGRATE_PASSES) {
+      left.push(folio);
+      continue;
+    } else {
+      failed.push({ folio, error });
+      full ||= error === -ENOMEM;
+    }
+    finishIsolated(k, folio, error);
+  }
+  if (!full) return left;
+  for (const folio of left) {
+    failed.push({ folio, error: -ENOMEM });
+    finishIsolated(k, folio, -ENOMEM);
+  }
+  return [];
+}
