@@ -1,12 +1,13 @@
 /** The kernel record: made once per machine, or from a saved state. Compare init/main.c, mm/mm_init.c. */
 import { ATP_MODE_SV39, PAGE_SIZE, type PhysMemory } from '#emu';
 import { ENOMEM } from './errno.ts';
-import { freeAllPages, groupsByMobility } from './frames/boot.ts';
+import { freeAllPages } from './frames/boot.ts';
 import { allocPages, GFP_ZERO } from './frames/buddy.ts';
 import { createFrameTable, PG_RESERVED, PG_UPTODATE } from './frames/table.ts';
 import { createZones } from './frames/zone.ts';
 import { folioSetFlags } from './folio/folio.ts';
 import type { Policy } from './policy.ts';
+import { odpInit } from './rdma/odp.ts';
 import { createHugetlbState } from './hugetlb/state.ts';
 import { createKsmState } from './ksm/state.ts';
 import { createLruState } from './lru/state.ts';
@@ -28,6 +29,8 @@ export interface KernelOptions {
   movableBytes?: number;
   /** Reserved for CMA, rounded up to pageblocks of 2 MiB. Default 0. */
   cmaBytes?: number;
+  /** Pageblocks by migratetype. Default: where there is a zone MOVABLE or CMA. */
+  groupByMobility?: boolean;
   /** What a saved machine kept; RAM has been restored before. */
   state?: KernelState;
 }
@@ -38,10 +41,10 @@ export interface KernelOptions {
  */
 export const createKernel = (options: KernelOptions): Kernel => {
   const { memory, tlb, policy, satpMode = ATP_MODE_SV39, state } = options;
-  const movablePages = Math.floor((options.movableBytes ?? 0) / PAGE_SIZE);
+  const { movableBytes = 0, cmaBytes = 0 } = options;
   const k: Kernel = {
     memory,
-    state: state ?? freshState(memory.nrPages, movablePages),
+    state: state ?? freshState(memory.nrPages, Math.floor(movableBytes / PAGE_SIZE)),
     policy,
     tlb,
     satpMode,
@@ -66,8 +69,10 @@ export const createKernel = (options: KernelOptions): Kernel => {
     notifierOps: new Map(),
     intervalOps: new Map(),
   };
+  odpInit(k);
   if (state !== undefined) return k;
-  freeAllPages(k, Math.ceil((options.cmaBytes ?? 0) / PAGE_SIZE));
+  k.state.groupByMobility = options.groupByMobility ?? (movableBytes > 0 || cmaBytes > 0);
+  freeAllPages(k, Math.ceil(cmaBytes / PAGE_SIZE));
   const zeroPage = allocPages(k, 0, GFP_ZERO);
   if (zeroPage === -ENOMEM) throw new Error('no frame for the zero page');
   folioSetFlags(k, zeroPage, PG_RESERVED | PG_UPTODATE);
@@ -84,7 +89,7 @@ const countUpTo = (end: number): Int32Array => {
 const freshState = (nrPages: number, movablePages: number): KernelState => ({
   frames: createFrameTable(nrPages),
   zones: createZones(nrPages, movablePages),
-  groupByMobility: groupsByMobility(nrPages),
+  groupByMobility: false,
   cmaAreas: [],
   zoneDevices: [],
   mms: new Map(),
@@ -101,6 +106,7 @@ const freshState = (nrPages: number, movablePages: number): KernelState => ({
   pipes: new Map(),
   fixedBuffers: new Map(),
   umems: new Map(),
+  odpRegions: new Map(),
   vfioContainers: new Map(),
   blockDevices: new Map(),
   filesystems: new Map(),

@@ -12,6 +12,7 @@ import type { ProcMemForce } from './gup/proc-mem.ts';
 import type { Zone } from './frames/zone.ts';
 import type { CmaArea } from './cma/state.ts';
 import type { BlockDevice } from './block/state.ts';
+import type { DaxState } from './fs/dax/state.ts';
 import type { DeviceMemory } from './fs/device.ts';
 import type { ExtentFs, ExtentInode } from './fs/extent/state.ts';
 import type { RemoteServer } from './fs/remote/state.ts';
@@ -23,6 +24,7 @@ import type { SwapState } from './swap/state.ts';
 import type { ThpState } from './thp/state.ts';
 import type { Pipe } from './pipe/pipe.ts';
 import type { Policy } from './policy.ts';
+import type { OdpRegion } from './rdma/odp.ts';
 import type { Umem } from './rdma/umem.ts';
 import type { UffdContext } from './uffd/state.ts';
 import type { VfioContainer } from './vfio/type1.ts';
@@ -108,6 +110,8 @@ export interface AddressSpace {
   device: DeviceMemory | null;
   /** extent, fsdax: the file; otherwise null. */
   inode: ExtentInode | null;
+  /** fsdax: what stands where others have a page cache; otherwise null. */
+  dax: DaxState | null;
   /**
    * invalidate_lock: for reading while a page is put into the cache, for writing while pages leave it
    * and what is behind them changes.
@@ -286,7 +290,7 @@ export interface VmStat {
 export interface KernelState {
   frames: FrameTable;
   zones: Zone[];
-  /** Pageblocks are kept for pages of one migratetype (mm/frames/pageblock.ts). */
+  /** Allocations keep to pageblocks of their migratetype; otherwise there is one type, MOVABLE. */
   groupByMobility: boolean;
   cmaAreas: CmaArea[];
   /** Memory of devices, taken out of the zones. */
@@ -309,6 +313,8 @@ export interface KernelState {
   fixedBuffers: Map<number, FixedBuffer>;
   /** Memory regions of RDMA by id; what processes have mapped for devices, by the id of their mm. */
   umems: Map<number, Umem>;
+  /** Those whose pages nobody holds (on-demand paging). */
+  odpRegions: Map<number, OdpRegion>;
   vfioContainers: Map<number, VfioContainer>;
   /** Block devices and the file systems on them, by id. */
   blockDevices: Map<number, BlockDevice>;

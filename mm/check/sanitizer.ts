@@ -17,6 +17,7 @@ import { checkFrames, checkPoolSizes, type Holders } from './frames.ts';
 import { countHolders } from './holders.ts';
 import { checkPins } from './pins.ts';
 import { checkMm } from './tables.ts';
+import { visitOdpEntries } from '../rdma/odp.ts';
 import { checkReservations } from './hugetlb.ts';
 import { checkZoneDevices } from './zone-device.ts';
 
@@ -60,6 +61,7 @@ export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => 
   const live = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
   if (holders.pins !== live)
     report.push(`I11 pins: ${holders.pins} are held, acquired - released = ${live}`);
+  checkSecondary(k, (visit) => visitOdpEntries(k, visit), report);
   if (options.secondary !== undefined) checkSecondary(k, options.secondary, report);
   if (settled) {
     checkQuiescent(k, holders, options.gets ?? 0, report);

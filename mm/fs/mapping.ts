@@ -24,6 +24,7 @@ import type { Path } from '../path.ts';
 import { newId } from '../rmap/anon-vma.ts';
 import { freeSwapAndCache } from '../swap/cache.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
+import { createDaxState } from './dax/state.ts';
 import { F_SEAL_SEAL } from './seals.ts';
 
 /** A file of `nrPages` pages, all holes, that may not be sealed; the caller is its first user. */
@@ -41,6 +42,7 @@ export const mappingCreate = (
     resv: null,
     device: null,
     inode: null,
+    dax: kind === 'fsdax' ? createDaxState() : null,
     invalidateLock: { readers: 0, writer: false },
     wbErr: 0,
     pages: new Map(),
