@@ -2,11 +2,12 @@
  * First touch of a file's page. Compare mm/memory.c:do_read_fault(), do_cow_fault(),
  * do_shared_fault(), finish_fault() and do_set_pmd().
  *
- * A private mapping's first write copies the page without mapping it. What else there is to map is
+ * Before a page of a shared mapping can be written to, its file system is asked (page_mkwrite()), if it
+ * wants to know. A private mapping's first write copies the page without mapping it. What else there is to map is
  * mapped page by page, or 2 MiB at once where the folio is as large, lies in the VMA as it lies in
  * the file, and no table is in the way.
  */
-import { EFAULT, EHWPOISON, EINVAL } from '../errno.ts';
+import { EAGAIN, EFAULT, EHWPOISON, EINVAL, EIO } from '../errno.ts';
 import {
   folioAlloc,
   folioMarkDirty,
@@ -43,6 +44,7 @@ import { linearPageIndex, VM_NOHUGEPAGE, VM_SHARED } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
 import { installAnon } from './anon.ts';
 import { FAULT_FLAG_WRITE } from './flags.ts';
+import { doPageMkwrite } from './mkwrite.ts';
 
 /** The page of the file, its folio locked and with a reference; -errno. Compare __do_fault(). */
 const filePage = (k: Kernel, vma: Vma, mapping: AddressSpace, hva: number): Path<number> => {
@@ -76,11 +78,18 @@ export function* doFileFault(k: Kernel, vma: Vma, hva: number, flags: number): P
   const page = yield* filePage(k, vma, mapping, hva);
   if (page < 0) {
     if (copy >= 0) folioPut(k, copy);
-    // Beyond the end of the file: SIGBUS.
-    return page === -EINVAL ? -EFAULT : page;
+    // Beyond the end of the file, or it cannot be read: SIGBUS.
+    return page === -EINVAL || page === -EIO ? -EFAULT : page;
   }
   const folio = folioOf(k, page);
   let error = folioTestFlags(k, page, PG_HWPOISON) ? -EHWPOISON : 0;
+  if (error === 0 && write && copy < 0) {
+    const asked = yield* doPageMkwrite(k, mapping, page);
+    if (asked !== 0) {
+      folioPut(k, folio);
+      return asked === -EAGAIN ? 0 : asked;
+    }
+  }
   if (error === 0 && copy >= 0) {
     k.memory.copyPage(copy, page);
     countStat(k, 'cow_copied');
@@ -128,7 +137,10 @@ const finishFault = (
   return MAPPED;
 };
 
-/** An entry for memory of the file; it needs no writenotify, so a shared writable VMA gets W at once. */
+/**
+ * An entry for memory of the file, which has been asked if it is to be written to. For reading a shared
+ * writable VMA gets W only where nobody wants to know of the first write.
+ */
 const fileEntry = (k: Kernel, vma: Vma, page: number, write: boolean): number => {
   const pte = pteMkyoung(mkPte(page, vmPageProt(vma.flags)));
   if (!write) return pte;

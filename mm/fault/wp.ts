@@ -3,6 +3,7 @@
  * Compare mm/memory.c:do_wp_page(), wp_can_reuse_anon_folio(), wp_page_copy().
  */
 import { PAGE_SIZE } from '#emu';
+import { EAGAIN } from '../errno.ts';
 import {
   folioAlloc,
   folioGet,
@@ -22,6 +23,7 @@ import { folioTestLarge } from '../folio/large.ts';
 import { GFP_MOVABLE, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_ANON_EXCLUSIVE, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
 import { folioAddLru } from '../lru/batch.ts';
+import { tracksDirty } from '../gup/vma-check.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -65,6 +67,7 @@ import { handleUserfault } from '../uffd/fault.ts';
 import { VM_MAYSHARE, VM_SHARED } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
 import { FAULT_FLAG_UNSHARE } from './flags.ts';
+import { pageMkwrite } from './mkwrite.ts';
 
 /**
  * True where the mapping is the only user of an anonymous folio that is not exclusive: every
@@ -119,12 +122,8 @@ export function* doWpPage(
   const unshare = (flags & FAULT_FLAG_UNSHARE) !== 0;
   if (!unshare && pteNeedsUffdWp(vma, pte)) return yield* handleUserfault(k, vma, hva, flags);
   const page = vmNormalPage(pte);
-  if ((vma.flags & (VM_SHARED | VM_MAYSHARE)) !== 0) {
-    // Write-protected by somebody who wanted to know of the next write: this is it.
-    reuse(k, vma, word, pte);
-    if (page >= 0) folioMarkDirty(k, folioOf(k, page));
-    return 0;
-  }
+  if ((vma.flags & (VM_SHARED | VM_MAYSHARE)) !== 0)
+    return yield* wpPageShared(k, vma, word, pte, page);
   if (page >= 0 && folioTestAnon(k, folioOf(k, page))) {
     const exclusive = pageAnonExclusive(k, page);
     if (exclusive || canReuseAnon(k, vma, folioOf(k, page))) {
@@ -136,6 +135,30 @@ export function* doWpPage(
     }
   }
   return yield* wpPageCopy(k, vma, hva, word, pte, page, unshare);
+}
+
+/**
+ * A write to a shared page: write-protected by somebody who wanted to know of it. A file system that
+ * keeps track of dirty pages is asked first. Compare wp_page_shared(), wp_pfn_shared().
+ * @returns 0; -EFAULT: the file system has no room for it
+ */
+function* wpPageShared(k: Kernel, vma: Vma, word: number, pte: number, page: number): Path<number> {
+  const { mapping } = vma;
+  if (page < 0 || mapping === null || !tracksDirty(mapping)) {
+    reuse(k, vma, word, pte);
+    if (page >= 0) folioMarkDirty(k, folioOf(k, page));
+    return 0;
+  }
+  const folio = folioOf(k, page);
+  folioGet(k, folio);
+  const asked = yield* pageMkwrite(k, mapping, page);
+  if (asked === 0) {
+    // Not the same apart from A: somebody came first, and the access tries again.
+    if (pteMkyoung(ptepGet(k, word)) === pteMkyoung(pte)) reuse(k, vma, word, pte);
+    folioUnlock(k, folio);
+  }
+  folioPut(k, folio);
+  return asked === -EAGAIN ? 0 : asked;
 }
 
 /** The bytes behind an entry whose page is not counted, if there are any: the zero page's are there. */
