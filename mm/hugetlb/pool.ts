@@ -19,6 +19,7 @@ import { folioAllocOrder, folioPrepLarge, folioUnprepLarge } from '../folio/larg
 import { folioIsLongtermPinnable } from '../folio/pin.ts';
 import { freePages, GFP_MOVABLE } from '../frames/buddy.ts';
 import { allocContig, freeContig } from '../frames/contig.ts';
+import { MIGRATE_ISOLATE, pageblockType } from '../frames/pageblock.ts';
 import {
   PG_HEAD,
   PG_HUGETLB,
@@ -95,9 +96,13 @@ export const hugetlbSetPool = (k: Kernel, order: number, nrPages: number): numbe
   return h.nrPages;
 };
 
-/** May a free page be handed out now? Not a broken one; for a pin that lasts only where it may stay. */
+/**
+ * May a free page be handed out now? Not a broken one, nor one of a range that is being emptied; for a
+ * pin that lasts only one that may stay where it is.
+ */
 const mayHandOut = (k: Kernel, folio: number): boolean =>
   !folioTestFlags(k, folio, PG_HWPOISON) &&
+  pageblockType(k, folio) !== MIGRATE_ISOLATE &&
   (k.task.memallocPin === 0 || folioIsLongtermPinnable(k, folio));
 
 /**

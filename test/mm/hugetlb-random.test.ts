@@ -3,7 +3,10 @@ import {
   type AddressSpace,
   assertKernel,
   drive,
+  EAGAIN,
+  EBUSY,
   EFAULT,
+  EINVAL,
   ENOMEM,
   fork,
   type HostProcess,
@@ -16,6 +19,7 @@ import {
   MREMAP_FIXED,
   MREMAP_MAYMOVE,
   madvise,
+  migrateFolio,
   mmap,
   mmExit,
   mprotect,
@@ -24,12 +28,15 @@ import {
   type Path,
   PROT_READ,
   mappingPut,
+  YP_FAULT_DONE,
+  YP_WAIT,
 } from '#mm';
 import { memfdPinFolios, pinUserPagesFast, unpinFolios, unpinUserPages } from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
 import { FOLL_WRITE } from '../../mm/gup/flags.ts';
+import { PG_HUGETLB } from '../../mm/frames/table.ts';
 import { type Rng, rng } from '../support/rng.ts';
-import { createHugeWorld, HUGE, hugeFile, poolState, settled } from './hugetlb-world.ts';
+import { createHugeWorld, HUGE, HUGE_NR, hugeFile, poolState, settled } from './hugetlb-world.ts';
 import { createProcess, interleave, RW, type World } from './support.ts';
 
 const POOL = 10;
@@ -55,7 +62,25 @@ interface Scene {
   alive: number;
   forks: number;
   sigbus: number;
+  moved: number;
   steps: number;
+}
+
+/** Tries to move huge pages that are in use, one after the other, for as long as somebody uses them. */
+function* mover(scene: Scene): Path<void> {
+  const { w, random } = scene;
+  const { flags, nrPages } = w.k.state.frames;
+  while (scene.alive > 0) {
+    const first = random.below(nrPages / HUGE_NR) * HUGE_NR;
+    if ((flags[first]! & PG_HUGETLB) === 0) {
+      yield YP_WAIT;
+      continue;
+    }
+    const error = yield* migrateFolio(w.k, first + random.below(HUGE_NR));
+    expect([0, -EAGAIN, -EBUSY, -EINVAL, -ENOMEM]).toContain(error);
+    if (error === 0) scene.moved++;
+    yield YP_FAULT_DONE;
+  }
 }
 
 /** One process that makes random calls. Words at `slot` of each page of the file are its alone. */
@@ -232,7 +257,7 @@ class HugeProcess {
   }
 }
 
-describe('processes that map, write, fork, pin and move huge pages', () => {
+describe('processes that map, write, fork, pin and move huge pages, which somebody migrates', () => {
   for (const seed of [1, 58, 248, 336])
     it(`find their own bytes, and leave the pool as it was, seed ${seed}`, () => {
       const w = createHugeWorld(POOL);
@@ -246,10 +271,12 @@ describe('processes that map, write, fork, pin and move huge pages', () => {
         alive: 2,
         forks: 1,
         sigbus: 0,
+        moved: 0,
         steps: 0,
       };
       for (const slot of [0, 1])
         scene.actors.push(new HugeProcess(scene, createProcess(w), slot, []).life(300));
+      scene.actors.push(mover(scene));
       interleave(w.k, scene.actors, random);
       settled(w);
       drive(mappingPut(w.k, file));
@@ -259,5 +286,6 @@ describe('processes that map, write, fork, pin and move huge pages', () => {
       expect(w.k.state.mappings.size).toBe(0);
       expect(scene.forks).toBeGreaterThan(3);
       expect(scene.sigbus).toBeGreaterThan(0);
+      expect(scene.moved).toBeGreaterThan(20);
     });
 });
