@@ -59,6 +59,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
       gupFastSkipsSeq: false,
       gupFastSkipsRecheck: false,
       gupFastMarksLate: false,
+      spliceKeepsMerge: false,
       notifierKeepsTlb: false,
       faultSkipsRetry: false,
     },

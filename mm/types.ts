@@ -344,6 +344,8 @@ export interface Sabotage {
   gupFastSkipsRecheck: boolean;
   /** GUP-fast sets MMF_HAS_PINNED after its pins instead of before. */
   gupFastMarksLate: boolean;
+  /** splice() leaves a file's page in a pipe as write() left the buffer before: open to be appended to. */
+  spliceKeepsMerge: boolean;
   /** kvm: the notifier zaps G-stage entries but leaves them in the TLBs. */
   notifierKeepsTlb: boolean;
   /** kvm: a fault installs its pfn without looking at the invalidate sequence. */

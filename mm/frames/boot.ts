@@ -2,8 +2,8 @@
  * What a fresh machine does with its frames: which zone and pageblock they are of, what is set aside
  * for CMA, and then all of them are free. Compare mm/mm_init.c and mm/cma.c:cma_init_reserved_areas().
  */
-import { GROUPED_PAGES_MIN, freeRange } from './buddy.ts';
-import { MIGRATE_CMA, MIGRATE_MOVABLE, MIGRATE_UNMOVABLE, setPageblock } from './pageblock.ts';
+import { freeRange } from './buddy.ts';
+import { MIGRATE_CMA, MIGRATE_MOVABLE, setPageblock } from './pageblock.ts';
 import { readOnce } from '#cells';
 import type { CmaArea } from '../cma/state.ts';
 import { createCmaArea } from '../cma/state.ts';
@@ -11,15 +11,11 @@ import type { Kernel } from '../types.ts';
 import { PAGEBLOCK_ORDER, PAGEBLOCK_PAGES } from './table.ts';
 import { ZONE_DMA32 } from './zone.ts';
 
-/** False where so little memory is there that one type only is kept apart: none. */
-export const groupsByMobility = (nrPages: number): boolean => nrPages >= GROUPED_PAGES_MIN;
-
 /** Every pageblock of every zone: for pages that can be moved, until others claim it. */
 const initPageblocks = (k: Kernel): void => {
-  const type = k.state.groupByMobility ? MIGRATE_MOVABLE : MIGRATE_UNMOVABLE;
   for (const { index, firstPage, endPage } of k.state.zones)
     for (let page = firstPage; page < endPage; page += PAGEBLOCK_PAGES)
-      setPageblock(k, page, index, type, true);
+      setPageblock(k, page, index, MIGRATE_MOVABLE, true);
 };
 
 /**

@@ -15,10 +15,9 @@ import {
   MIGRATE_MOVABLE,
   MIGRATE_RECLAIMABLE,
   MIGRATE_UNMOVABLE,
-  NR_MIGRATETYPES,
   pageblockType,
 } from './pageblock.ts';
-import { PAGEBLOCK_PAGES, PG_BUDDY, PG_RESERVED } from './table.ts';
+import { PG_BUDDY, PG_RESERVED } from './table.ts';
 import { MAX_PAGE_ORDER, pageZone, ZONE_DMA32, ZONE_MOVABLE, ZONE_NORMAL } from './zone.ts';
 
 export { isFreeBlock };
@@ -37,13 +36,9 @@ export const GFP_RECLAIMABLE = 1 << 3;
 /** For the kernel's own use: any zone but MOVABLE, contents unspecified. */
 export const GFP_KERNEL = 0;
 
-/** Without this many pages there is one type only. Compare page_group_by_mobility_disabled. */
-export const GROUPED_PAGES_MIN = (NR_MIGRATETYPES + 1) * PAGEBLOCK_PAGES;
-
 /** MIGRATE_* of what is allocated by these flags. Compare gfp_migratetype(). */
 export const gfpMigratetype = (k: Kernel, gfp: number): number => {
-  if (!k.state.groupByMobility) return MIGRATE_UNMOVABLE;
-  if ((gfp & GFP_MOVABLE) !== 0) return MIGRATE_MOVABLE;
+  if (!k.state.groupByMobility || (gfp & GFP_MOVABLE) !== 0) return MIGRATE_MOVABLE;
   return (gfp & GFP_RECLAIMABLE) !== 0 ? MIGRATE_RECLAIMABLE : MIGRATE_UNMOVABLE;
 };
 
@@ -79,7 +74,7 @@ export const allocPages = (k: Kernel, order: number, flags: number): number => {
   if (order > MAX_PAGE_ORDER) return -ENOMEM;
   const gfp = currentGfp(k, flags);
   const type = gfpMigratetype(k, gfp);
-  const cma = type === MIGRATE_MOVABLE;
+  const cma = k.state.groupByMobility && type === MIGRATE_MOVABLE;
   for (let i = gfpZone(gfp); i >= 0; i--) {
     const zone = zones[i];
     if (zone === undefined || readOnce(zone.nrFree, 0) < 1 << order) continue;
