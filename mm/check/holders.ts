@@ -4,6 +4,7 @@
  */
 import { PG_TAIL } from '../frames/table.ts';
 import type { PageRun } from '../gup/page-runs.ts';
+import { pipeHoldIsGup } from '../pipe/pipe.ts';
 import type { Kernel } from '../types.ts';
 import type { Census } from './census.ts';
 
@@ -29,7 +30,7 @@ export const countHolders = (k: Kernel, census: Census): void => {
   };
   for (const { buffers } of pipes.values())
     for (const { page, hold } of buffers)
-      if (hold === 'own') add(held, page, 1);
+      if (!pipeHoldIsGup(hold)) add(held, page, 1);
       else if (provenance === null) add(hold === 'get' ? held : pinned, page, 1);
   if (provenance === null) {
     for (const { pages } of fixedBuffers.values()) for (const page of pages) add(pinned, page, 1);

@@ -64,6 +64,8 @@ function* iterToPipe(
   gift: boolean,
 ): Path<number> {
   const pin = k.policy.apis.vmsplice === 'pin-longterm';
+  const hold = pin ? 'pin' : 'get';
+  const buffer = { page: -1, offset: 0, lenBytes: 0, hold, gift, canMerge: false } as const;
   const pages = new Int32Array(PIPE_BUFFERS);
   let done = 0;
   while (done < lenBytes && !pipeIsFull(pipe)) {
@@ -78,12 +80,12 @@ function* iterToPipe(
       const page = pages[i]!;
       if (pipeIsFull(pipe)) {
         // What does not fit any more is given back at once.
-        pipeBufRelease(k, { page, offset: 0, lenBytes: 0, hold: pin ? 'pin' : 'get', gift });
+        pipeBufRelease(k, { ...buffer, page });
         continue;
       }
       const offset = (hva + done) % PAGE_SIZE;
       const n = Math.min(PAGE_SIZE - offset, lenBytes - done);
-      pipePush(pipe, { page, offset, lenBytes: n, hold: pin ? 'pin' : 'get', gift });
+      pipePush(k, pipe, { ...buffer, page, offset, lenBytes: n });
       done += n;
     }
   }

@@ -114,7 +114,7 @@ const settle = (k: Kernel, holders: FrameHolders, references: number): void => {
   const registered = longterm.reduce((sum, region) => sum + region.pins, fixedBuffers.length);
   const pins = recorded ? held('pin') : piped('pin') + registered;
   const others = (cache?.references ?? 0) + (swapCache?.references ?? 0) + kernel.length;
-  const rest = references - others - piped('own') - gets;
+  const rest = references - others - piped('own') - piped('cache') - gets;
   const folio = pfnToPage(holders.folioPfn);
   const large = folioHasPincount(k, folio);
   holders.pins = large

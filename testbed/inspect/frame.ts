@@ -13,6 +13,14 @@ const FOLL_NAMES: [number, string][] = [
   [1 << 3, 'by force'],
 ];
 
+/** How a pipe has a page. */
+const PIPE_HOLDS: Record<FrameHolders['pipes'][number]['hold'], string> = {
+  own: 'its own page',
+  cache: "a page of a file's cache",
+  get: 'by get',
+  pin: 'by pin',
+};
+
 /** Lines of the report. @param flags names of the page's flags @param recorded provenance was on */
 export const frameText = (
   inspected: Inspected,
@@ -54,7 +62,7 @@ export const frameText = (
     say('cached', `swap, slot ${holders.swapCache.slot}: ${count(holders.swapCache.references)}`);
   for (const what of holders.kernel) say('kernel', what);
   for (const { pipe, buffer, hold } of holders.pipes)
-    say('pipe', `${pipe}, buffer ${buffer}: ${hold === 'own' ? 'its own page' : `by ${hold}`}`);
+    say('pipe', `${pipe}, buffer ${buffer}: ${PIPE_HOLDS[hold]}`);
   for (const { buffer, mm, hva } of holders.fixedBuffers)
     say('buffer', `${buffer} of process ${process(mm)} at ${hex(hva)}`);
   for (const { user, mm, at, pins: n } of holders.longterm)
