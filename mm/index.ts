@@ -82,7 +82,9 @@ export {
   PG_ANON,
   PG_ANON_EXCLUSIVE,
   PG_BUDDY,
+  PG_DEVDAX,
   PG_DEVICE_COHERENT,
+  PG_FSDAX,
   PG_P2PDMA,
   PG_RESERVED,
   PG_TABLE,
@@ -102,6 +104,7 @@ export {
   ZONE_NORMAL,
 } from './frames/zone.ts';
 export type { Zone } from './frames/zone.ts';
+export { deviceDaxCreate, deviceDaxRemove } from './fs/dax/device-dax.ts';
 export { deviceFileCreate } from './fs/device.ts';
 export type { DeviceMemory } from './fs/device.ts';
 export { mappingGet, mappingPut } from './fs/mapping.ts';
@@ -186,6 +189,8 @@ export {
   ioUringUnregisterBuffer,
 } from './io-uring/buffers.ts';
 export type { FixedBuffer } from './io-uring/buffers.ts';
+export { odpDeregister, odpMapPages, odpRead, odpRegister, odpWrite } from './rdma/odp.ts';
+export type { OdpRegion } from './rdma/odp.ts';
 export { ibUmemGet, ibUmemRelease, umemPageAt } from './rdma/umem.ts';
 export type { Umem } from './rdma/umem.ts';
 export { vfioDmaMap, vfioDmaUnmap, vfioIovaToPage } from './vfio/type1.ts';

@@ -31,6 +31,17 @@ import { findVma } from './vma/vma.ts';
 import { folioMarkAccessed } from './lru/batch.ts';
 
 export {
+  HMM_PFN_ERROR,
+  HMM_PFN_REQ_FAULT,
+  HMM_PFN_REQ_WRITE,
+  HMM_PFN_VALID,
+  HMM_PFN_WRITE,
+  hmmPfnToMapOrder,
+  hmmPfnToPage,
+  hmmRangeFault,
+} from './hmm/hmm.ts';
+export type { HmmRange } from './hmm/hmm.ts';
+export {
   mmuIntervalNotifierInsert,
   mmuIntervalNotifierRemove,
   mmuIntervalReadBegin,

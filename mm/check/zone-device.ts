@@ -1,22 +1,81 @@
-/** Sanitizer: memory of devices, whose free pages are with the driver. */
-import type { Kernel } from '../types.ts';
+/**
+ * Sanitizer: memory of devices. Free pages of a device are with its driver; a block of a DAX file is
+ * used by the file that has it, or by nobody, and whoever holds it holds it while it is the file's.
+ */
+import { PG_DEVDAX, PG_FSDAX } from '../frames/table.ts';
+import type { ZoneDevice } from '../frames/zone-device.ts';
+import type { AddressSpace, Kernel } from '../types.ts';
 import { FREE_POOL } from './buddy.ts';
 import type { Census } from './census.ts';
 
 /** Checks the pages of every device, and marks the free ones; those in use are counted with the frames. */
-export const checkZoneDevices = (k: Kernel, { free }: Census, report: string[]): void => {
-  const { flags, refcount } = k.state.frames;
-  for (const { id, type, firstPage, nrPages, free: pages } of k.state.zoneDevices) {
-    for (const page of pages) {
-      const say = (what: string): void => {
-        report.push(`device ${id}: free page ${page}${what}`);
-      };
-      if (free[page] !== 0) say(' is free twice');
-      if (refcount[page] !== 0) say(` has ${refcount[page]!} references`);
-      if (flags[page] !== type) say(` says 0x${flags[page]!.toString(16)}, not what it is`);
-      free[page] = FREE_POOL;
-    }
-    for (let page = firstPage; page < firstPage + nrPages; page++)
+export const checkZoneDevices = (k: Kernel, census: Census, report: string[]): void => {
+  const { flags } = k.state.frames;
+  for (const device of k.state.zoneDevices) {
+    const { id, type, firstPage, nrPages } = device;
+    checkFree(k, device, census, report);
+    if (type === PG_FSDAX) checkBlocks(k, device, census, report);
+    for (let page = firstPage; page < firstPage + nrPages; page++) {
       if ((flags[page]! & type) === 0) report.push(`device ${id}: page ${page} is none of it`);
+      // The driver of device-dax has a reference of each page.
+      if (type === PG_DEVDAX) census.held[page] = census.held[page]! + 1;
+    }
   }
+  for (const object of k.state.mappings.values())
+    if (object.kind === 'fsdax') checkDaxFile(k, object, report);
+};
+
+/** Pages that the driver has not handed out. */
+const checkFree = (k: Kernel, device: ZoneDevice, { free }: Census, report: string[]): void => {
+  const { flags, refcount } = k.state.frames;
+  for (const page of device.free) {
+    const say = (what: string): void => {
+      report.push(`device ${device.id}: free page ${page}${what}`);
+    };
+    if (free[page] !== 0) say(' is free twice');
+    if (refcount[page] !== 0) say(` has ${refcount[page]!} references`);
+    if (flags[page] !== device.type) say(` says 0x${flags[page]!.toString(16)}, not what it is`);
+    free[page] = FREE_POOL;
+  }
+};
+
+/** Blocks of DAX files: idle without references; with some they are a file's, and that file's alone. */
+const checkBlocks = (k: Kernel, device: ZoneDevice, { free }: Census, report: string[]): void => {
+  const { refcount, mapping, index } = k.state.frames;
+  const { id, firstPage, nrPages } = device;
+  for (let page = firstPage; page < firstPage + nrPages; page++) {
+    if (refcount[page] === 0) free[page] = FREE_POOL;
+    const owner = mapping[page]!;
+    if (owner === 0) {
+      if (refcount[page] !== 0)
+        report.push(`device ${id}: page ${page} is held, and its block is no file's any more`);
+      continue;
+    }
+    const file = k.state.mappings.get(owner);
+    if (file?.kind !== 'fsdax' || file.dax?.entries.get(index[page]!) !== page)
+      report.push(`device ${id}: page ${page} says ${owner}:${index[page]!}, which is not so`);
+  }
+};
+
+/** What a DAX file shows is its blocks, and a hole where it has none. */
+const checkDaxFile = (k: Kernel, file: AddressSpace, report: string[]): void => {
+  const { dax, inode, id } = file;
+  if (dax === null || inode === null) return;
+  const { mapping, index } = k.state.frames;
+  const fs = k.state.filesystems.get(inode.fs);
+  const dev = fs === undefined ? undefined : k.state.blockDevices.get(fs.device);
+  for (const [pgoff, page] of dax.entries) {
+    const say = (what: string): void => {
+      report.push(`dax ${id}:${pgoff} ${what}`);
+    };
+    const extent = inode.extents.find((e) => e.pgoff <= pgoff && pgoff < e.pgoff + e.nr);
+    if (page === k.state.zeroPage) continue;
+    if (mapping[page] !== id || index[page] !== pgoff)
+      say(`shows page ${page}, which says ${mapping[page]!}:${index[page]!}`);
+    if (extent === undefined) say(`shows page ${page}, and the file has no block there`);
+    else if (dev !== undefined && dev.pmemPage + extent.block + pgoff - extent.pgoff !== page)
+      say(`shows page ${page}, which is not its block`);
+  }
+  for (const pgoff of dax.dirty.keys())
+    if (!dax.entries.has(pgoff)) report.push(`dax ${id}:${pgoff} is dirty, and shows nothing`);
 };

@@ -66,9 +66,9 @@ const lookUp = (k: Kernel, vma: Vma, hva: number): number => {
 export function* doFileFault(k: Kernel, vma: Vma, hva: number, flags: number): Path<number> {
   const { mapping } = vma;
   if (mapping === null) throw new Error('a file fault without a file');
-  if (mapping.kind === 'device') return deviceFault(k, vma, hva);
   const was = lookUp(k, vma, hva);
   const write = (flags & FAULT_FLAG_WRITE) !== 0;
+  if (mapping.kind === 'device') return deviceFault(k, vma, hva, write);
   let copy = -1;
   if (write && (vma.flags & VM_SHARED) === 0) {
     anonVmaPrepare(k, vma);

@@ -18,6 +18,7 @@ import {
   VM_PFNMAP,
 } from '../vma/flags.ts';
 import { remapPfnRange, vmfInsertMixed, vmfInsertPfn, vmInsertPage } from '../vma/pfnmap.ts';
+import { deviceDaxFault, deviceDaxMmap } from './dax/device-dax.ts';
 import { mappingCreate } from './mapping.ts';
 
 /**
@@ -27,11 +28,14 @@ import { mappingCreate } from './mapping.ts';
  *   insert-pfn    page by page at faults, by frame number        vmf_insert_pfn()    no references
  *   insert-mixed  the same in a mapping that may have both       vmf_insert_mixed()  no references
  *   insert-page   all of it at mmap(), as pages that are counted vm_insert_page()    one per entry
+ *   dax           page by page at faults, as pages               dax/device-dax.ts   one per entry
  */
 export interface DeviceMemory {
-  how: 'remap' | 'insert-pfn' | 'insert-mixed' | 'insert-page';
+  how: 'remap' | 'insert-pfn' | 'insert-mixed' | 'insert-page' | 'dax';
   /** Frame number of the file's first page; the others follow. */
   firstPfn: number;
+  /** dax: what mappings begin and end at. */
+  alignBytes?: number;
 }
 
 /** A driver's file of `nrPages` pages; the caller is its first user. */
@@ -61,7 +65,8 @@ const insertPage = (k: Kernel, vma: Vma, hva: number, page: number): number => {
 export const deviceMmap = (k: Kernel, vma: Vma): number => {
   const { mapping } = vma;
   if (mapping === null || mapping.device === null) throw new Error('a device VMA without a device');
-  const { how, firstPfn } = mapping.device;
+  const { how, firstPfn, alignBytes = PAGE_SIZE } = mapping.device;
+  if (how === 'dax') return deviceDaxMmap(vma, mapping, alignBytes);
   const nrPages = (vma.end - vma.start) / PAGE_SIZE;
   if (vma.pgoff + nrPages > mapping.nrPages) return -EINVAL;
   const pfn = firstPfn + vma.pgoff;
@@ -79,8 +84,9 @@ export const deviceMmap = (k: Kernel, vma: Vma): number => {
 };
 
 /** A fault where nothing is mapped. @returns 0; -EFAULT: SIGBUS, the driver has nothing there; -ENOMEM */
-export const deviceFault = (k: Kernel, vma: Vma, hva: number): number => {
+export const deviceFault = (k: Kernel, vma: Vma, hva: number, write: boolean): number => {
   const device = vma.mapping?.device ?? null;
+  if (device?.how === 'dax') return deviceDaxFault(k, vma, hva, write);
   const pgoff = linearPageIndex(vma, hva);
   if (device === null || vma.mapping === null || pgoff >= vma.mapping.nrPages) return -EFAULT;
   if (device.how === 'insert-pfn') return vmfInsertPfn(k, vma, hva, device.firstPfn + pgoff);

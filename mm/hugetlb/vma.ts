@@ -1,6 +1,7 @@
 /** VMAs of hugetlb: the size of their pages, and what may be asked of them. Compare include/linux/hugetlb.h. */
 import { PAGE_SIZE } from '#emu';
 import { EINVAL } from '../errno.ts';
+import { mappingAlignBytes } from '../fs/dax/device-dax.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { linearPageIndex, VM_HUGETLB } from '../vma/flags.ts';
 import { hstateOfOrder } from './pool.ts';
@@ -35,6 +36,9 @@ export const hugeLevel = (vma: Vma): number => vmaHugetlbFile(vma).hugeOrder / 9
 export const hugeIndex = (vma: Vma, hva: number): number =>
   Math.floor(linearPageIndex(vma, hva) / (1 << vmaHugetlbFile(vma).hugeOrder));
 
-/** May a VMA be cut at `hva`? Not inside of a huge page. @returns 0 or -EINVAL. Compare hugetlb_vm_op_split() */
+/**
+ * May a VMA be cut at `hva`? Not inside of a huge page, nor where a driver's file has to be aligned.
+ * @returns 0 or -EINVAL. Compare hugetlb_vm_op_split(), dev_dax_may_split()
+ */
 export const vmaMaySplit = (vma: Vma, hva: number): number =>
-  hva % vmaPageSize(vma) === 0 ? 0 : -EINVAL;
+  hva % Math.max(vmaPageSize(vma), mappingAlignBytes(vma.mapping)) === 0 ? 0 : -EINVAL;

@@ -2,6 +2,7 @@
 import { PAGE_SHIFT, PAGE_SIZE } from '#emu';
 import { setField } from '#cells';
 import { EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM } from '../errno.ts';
+import { mappingAlignBytes } from '../fs/dax/device-dax.ts';
 import { deviceMmap } from '../fs/device.ts';
 import { mappingPut } from '../fs/mapping.ts';
 import { F_SEAL_FUTURE_WRITE, F_SEAL_WRITE } from '../fs/seals.ts';
@@ -180,7 +181,7 @@ function* mmapLocked(k: Kernel, mm: MmStruct, plan: Plan, flags: number): Path<n
     hva: plan.hva,
     lenBytes,
     fixed: (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) !== 0,
-    alignBytes: PAGE_SIZE * 2 ** order,
+    alignBytes: order > 0 ? PAGE_SIZE * 2 ** order : mappingAlignBytes(plan.mapping),
   });
   if (hva < 0) return hva;
   if ((flags & MAP_FIXED_NOREPLACE) !== 0 && !isFree(mm, hva, hva + lenBytes)) return -EEXIST;
