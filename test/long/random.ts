@@ -36,6 +36,7 @@ process.stdout.write(`${counted.map(([name, n]) => `${name} ${n}`).join(', ')}\n
 process.stdout.write(
   `seed ${seed}, policy ${policy}: ${driver.begun} operations, ${driver.now} steps, ${seconds} s, digest ${driver.digest().toString(16)}\n`,
 );
+for (const [rule, n] of driver.predicted) process.stdout.write(`predicted ${n} times: ${rule}\n`);
 if (failure !== null) {
   process.stdout.write(`FAILED after ${failure.operations} operations:\n`);
   process.stdout.write(`${failure.problems.slice(0, 20).join('\n')}\n`);

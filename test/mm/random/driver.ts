@@ -28,7 +28,7 @@ import { mmTryCreate } from '../../../mm/vma/mm.ts';
 import { type Rng, rng } from '../../support/rng.ts';
 import { createSecondaryMmu, visitSecondary } from '../secondary-mmu.ts';
 import type { History } from './history.ts';
-import type { FileModel, Held, PipeModel, Process, Region, Word } from './model.ts';
+import type { FileModel, Held, PipeModel, Process, Region, RemoteModel, Word } from './model.ts';
 import { OPERATIONS } from './operations.ts';
 import { dropHeld } from './pins.ts';
 
@@ -68,6 +68,11 @@ export class RandomDriver {
   readonly held: Held[];
   readonly files: FileModel[];
   readonly pipes: PipeModel[];
+  readonly remotes: RemoteModel[];
+  /** What went wrong as the policy lets it, by rule. */
+  readonly predicted: Map<string, number>;
+  /** Values that went through a plain reference, to whatever page it led, and by which rule. */
+  readonly strays: Map<number, string>;
   /** Steps so far: the time of the histories. */
   now: number;
   /** Operations begun. */
@@ -106,6 +111,9 @@ export class RandomDriver {
     this.held = [];
     this.files = [];
     this.pipes = [];
+    this.remotes = [];
+    this.predicted = new Map();
+    this.strays = new Map();
     this.now = 0;
     this.begun = 0;
     this.waits = 0;
@@ -369,11 +377,22 @@ export class RandomDriver {
 
   /** A read of `value` that took from `start` until now. @throws Error where no write explains it */
   read(what: string, history: History, value: number, start: number): void {
-    if (!history.explains(value, start, this.now))
+    if (!history.explains(value, start, this.now)) {
+      const rule = this.strays.get(value) ?? history.strange;
+      if (rule !== null && rule !== undefined) {
+        this.predict(rule);
+        return;
+      }
       throw new Error(
         `${what} at ${start}..${this.now} read ${value}, of which no write is left: ${history.describe()}`,
       );
+    }
     history.settle(value, Math.min(start, this.horizon()));
+  }
+
+  /** Something is wrong that the policy lets go wrong. @param rule section of what is known of GUP, and in words */
+  predict(rule: string): void {
+    this.predicted.set(rule, (this.predicted.get(rule) ?? 0) + 1);
   }
 
   /** Did the mapping of a word change since `start`, or its file end before it, so that an access may have failed? */

@@ -47,6 +47,11 @@ export class History {
    * and the grandchild finds a fresh page. null: cannot happen to this word.
    */
   lost: Value | null;
+  /**
+   * The rule by which it may hold anything: somebody with a plain reference has written to it, and took
+   * the bytes from wherever the reference led. null under a policy that knows better.
+   */
+  strange: string | null;
   /** Starts of operations under way that may make a copy of a page that is the file's. */
   private breaking: number[];
 
@@ -54,6 +59,7 @@ export class History {
     this.writes = [{ start: -1, end: -1, value, maybe: false }];
     this.epoch = 0;
     this.lost = null;
+    this.strange = null;
     this.breaking = [];
   }
 
@@ -88,6 +94,7 @@ export class History {
    */
   finishFrom(write: Write, now: number, maybe: boolean, horizon: number): void {
     const values = valuesOf(write, write.start, now);
+    if (typeof write.value !== 'number') this.strange ??= write.value.strange;
     this.cancel(write);
     // Of several only one was written: none of them hides what was there for certain, all together do.
     const unsure = maybe || values.length !== 1;
@@ -151,11 +158,19 @@ export class History {
 
   /** Every value that a read between the two times may have seen. */
   values(from: number, to: number): number[] {
-    const all = (): number[] =>
-      this.live(from)
+    const { lost } = this;
+    const all = (): number[] => [
+      ...(lost === null ? [] : typeof lost === 'number' ? [lost] : lost.values(from, to)),
+      ...this.live(from)
         .filter((write) => write.start <= to)
-        .flatMap((write) => valuesOf(write, from, to));
+        .flatMap((write) => valuesOf(write, from, to)),
+    ];
     return [...new Set(ask(this, from, all, []))];
+  }
+
+  /** Has anybody written, or begun to, since then? */
+  busySince(start: number): boolean {
+    return this.writes.filter((write) => write.end >= start).length > 1;
   }
 
   /** Something that asks for writing is on its way to the page. */
@@ -178,6 +193,7 @@ export class History {
       ({ value, since }) => typeof value !== 'number' && since === undefined,
     )?.value;
     if (file === undefined || typeof file === 'number') return;
+    this.strange ??= file.strange;
     const maybe = !certain || live.length > 1;
     for (const value of file.values(from, to))
       this.writes.push({ start: from, end: to, value, maybe });
@@ -187,6 +203,7 @@ export class History {
   copy(from: number, to: number): History {
     const child = new History(0);
     child.lost = this.lost;
+    child.strange = this.strange;
     child.writes = this.writes
       .filter((write) => write.start <= to && !hidden(write, this.writes, from))
       .flatMap((write): Write[] =>

@@ -1,6 +1,15 @@
 /** What the random driver believes of processes, mappings, files, pins and pipes. */
 import { PAGE_SIZE } from '#emu';
-import type { AddressSpace, FixedBuffer, HostProcess, MmStruct, Pipe, Umem } from '#mm';
+import type {
+  AddressSpace,
+  FixedBuffer,
+  GupUserId,
+  HostProcess,
+  MmStruct,
+  Pipe,
+  RemoteFile,
+  Umem,
+} from '#mm';
 import type { SecondaryMmu } from '../secondary-mmu.ts';
 import type { History } from './history.ts';
 
@@ -108,6 +117,14 @@ export interface PipeModel {
   expected: ({ history: History; epoch: number } | null)[];
   /** A splice into it is under way. */
   busy: boolean;
+}
+
+/** A file at a server: direct I/O only. */
+export interface RemoteModel {
+  user: GupUserId;
+  file: RemoteFile;
+  /** One for each page. */
+  words: History[];
 }
 
 export const regionEnd = (region: Region): number => region.hva + region.nrPages * PAGE_SIZE;

@@ -34,7 +34,7 @@ import {
   beginSplice,
   beginTransfer,
 } from './pins.ts';
-import { beginProcessVm } from './transfers.ts';
+import { beginProcessVm, beginRemoteDio } from './transfers.ts';
 
 const HUGE = 512 * 4096;
 
@@ -114,6 +114,7 @@ export const OPERATIONS: readonly Operation[] = [
   { name: 'remote', weight: 4, begin: beginRemote },
   { name: 'secondary', weight: 8, begin: beginSecondary },
   { name: 'process_vm', weight: 3, begin: beginProcessVm },
+  { name: 'remote dio', weight: 5, begin: beginRemoteDio },
   { name: 'hold', weight: 7, begin: beginHold },
   { name: 'transfer', weight: 6, begin: beginTransfer },
   { name: 'release', weight: 6, begin: beginRelease },

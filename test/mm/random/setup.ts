@@ -1,9 +1,12 @@
 /** The hosts that the random driver plays on: every kind of memory switched on, in little RAM. */
+import { PAGE_SIZE } from '#emu';
 import {
   hugetlbFileSetup,
   hugetlbSetPool,
   type PolicyName,
   provenanceStart,
+  remoteFileCreate,
+  remoteServerCreate,
   shmemCreate,
   swapon,
 } from '#mm';
@@ -12,6 +15,8 @@ import { History } from './history.ts';
 import { createFileModel } from './model.ts';
 
 const PMD_ORDER = 9;
+/** Pages of a file at a server. */
+const REMOTE_PAGES = 8;
 /** Pages of 2 MiB that hugetlb has. */
 const POOL = 5;
 
@@ -50,6 +55,11 @@ export const createRandomDriver = ({
   const words = (n: number): History[] => Array.from({ length: n }, () => new History(0));
   for (let i = 0; i < 2; i++)
     driver.files.push(createFileModel('shmem', shmemCreate(driver.k, 6), words(6)));
+  for (const kind of ['nfs', 'ceph', 'fuse'] as const) {
+    const server = remoteServerCreate(driver.k, kind);
+    const file = remoteFileCreate(server, REMOTE_PAGES * PAGE_SIZE);
+    driver.remotes.push({ user: `${kind}-dio`, file, words: words(REMOTE_PAGES) });
+  }
   if (tiny) return driver;
   const huge = hugetlbFileSetup(driver.k, PMD_ORDER, 1024);
   if (typeof huge === 'number') throw new Error(`hugetlb: ${huge}`);
