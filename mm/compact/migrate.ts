@@ -100,7 +100,7 @@ function* moveIsolated(
   target: MigrateTarget,
   wait: boolean,
 ): Path<number> {
-  if (folioTestFlags(k, folio, PG_HUGETLB)) return yield* unmapAndMoveHugetlb(k, folio);
+  if (folioTestFlags(k, folio, PG_HUGETLB)) return yield* unmapAndMoveHugetlb(k, folio, wait);
   // Whoever else had it has let go of it.
   if (folioRefCount(k, folio) === 1) return 0;
   return yield* moveFolio(k, folio, target, wait);

@@ -7,14 +7,13 @@
  * in use has none left to give back (PG_RESTORE_RESERVE).
  */
 import { cmpxchg, mapSet, readOnce, writeOnce } from '#cells';
-import { EAGAIN, EBUSY, EHWPOISON, EINVAL, ENOMEM } from '../errno.ts';
+import { EAGAIN, EBUSY, EHWPOISON, ENOMEM } from '../errno.ts';
 import {
   folioCacheRefs,
   folioClearFlags,
   folioGet,
   folioLock,
   folioMapcount,
-  folioNrPages,
   folioPut,
   folioRefCount,
   folioSetFlags,
@@ -40,7 +39,6 @@ import {
 import { type Path, YP_MIGRATE_COPIED, YP_MIGRATE_UNMAPPED } from '../path.ts';
 import { removeHugetlbMigrationPtes, tryToMigrateHugetlb } from '../rmap/hugetlb.ts';
 import { folioMapping } from '../rmap/rmap.ts';
-import { countStat } from '../stat.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import { copyHugeFolio } from './alloc.ts';
 import { allocHugetlbTarget } from './pool.ts';
@@ -69,36 +67,30 @@ export const putbackHugetlb = (k: Kernel, folio: number): void => {
   folioPut(k, folio);
 };
 
-/**
- * Moves the hugetlb folio to a fresh one. The caller needs no reference.
- * @returns 0; -EBUSY pinned, or isolated by somebody else; -EAGAIN referenced by somebody who may let
- *   go soon; -ENOMEM neither the pool nor the buddy allocator has a page; -EHWPOISON; -EINVAL free
- */
-export function* migrateHugetlbFolio(k: Kernel, folio: number): Path<number> {
-  if (folioRefCount(k, folio) === 0) return -EINVAL;
-  if (!isolateHugetlb(k, folio)) return -EBUSY;
-  const nr = folioNrPages(k, folio);
-  const error = yield* unmapAndMoveHugetlb(k, folio);
-  countStat(k, error === 0 ? 'pgmigrate_success' : 'pgmigrate_fail', nr);
-  putbackHugetlb(k, folio);
-  return error;
-}
-
 /** Why a folio that is unmapped cannot move: pinned, or just held. */
 const heldBy = (k: Kernel, folio: number): number =>
   folioMaybeDmaPinned(k, folio) ? -EBUSY : -EAGAIN;
 
 /**
- * The same for a folio that the caller has isolated, and puts back afterwards, in any case.
- * @returns as migrateHugetlbFolio; 0 as well where everybody else has let go of it
+ * Moves an isolated hugetlb folio to a fresh one. The caller puts the old one back afterwards, in any
+ * case: that ends its isolation, and frees it if it has moved.
+ * @param wait for its lock; otherwise that is -EAGAIN
+ * @returns 0: it has moved, or everybody else has let go of it; -EBUSY pinned; -EAGAIN referenced by
+ *   somebody who may let go soon; -ENOMEM neither the pool nor the buddy allocator has a page; -EHWPOISON
  */
-export function* unmapAndMoveHugetlb(k: Kernel, src: number): Path<number> {
+export function* unmapAndMoveHugetlb(k: Kernel, src: number, wait: boolean): Path<number> {
   const ignorePins = k.sabotage.migratePinned;
   if (folioRefCount(k, src) === 1) return 0;
   if (!ignorePins && folioMaybeDmaPinned(k, src)) return -EBUSY;
   const dst = allocHugetlbTarget(k, src);
   if (dst < 0) return -ENOMEM;
-  if (!folioTrylock(k, src)) yield* folioLock(k, src);
+  if (!folioTrylock(k, src)) {
+    if (!wait) {
+      folioPut(k, dst);
+      return -EAGAIN;
+    }
+    yield* folioLock(k, src);
+  }
   folioTrylock(k, dst);
   let error = folioTestFlags(k, src, PG_HWPOISON) ? -EHWPOISON : yield* tryToMigrateHugetlb(k, src);
   if (error === 0 && folioMapcount(k, src) > 0) error = -EAGAIN;
