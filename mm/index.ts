@@ -5,6 +5,8 @@ export { writeProtectRange } from './cache/write-protect.ts';
 export { assertKernel, checkKernel } from './check/sanitizer.ts';
 export type { CheckOptions, SecondaryVisitor } from './check/sanitizer.ts';
 export { migrateFolio } from './compact/migrate.ts';
+export { blockDeviceCreate, blockDeviceRemove } from './block/device.ts';
+export type { BlockDevice } from './block/state.ts';
 export { blockDirectRead, blockDirectWrite } from './dio/block.ts';
 export {
   EACCES,
@@ -214,8 +216,11 @@ export {
 } from './notifier/notifier.ts';
 export {
   drive,
+  YP_BIO_SUBMITTED,
+  YP_BIO_TRANSFERRED,
   YP_COLLAPSE_CLEARED,
   YP_COLLAPSE_COPIED,
+  YP_COMPACT,
   YP_DIO_MAPPED,
   YP_DMA_COMPLETING,
   YP_DMA_SUBMITTED,
@@ -229,22 +234,32 @@ export {
   YP_GUP_FAST_READ,
   YP_GUP_FAST_SEQ,
   YP_GUP_LOOKED_UP,
+  YP_ISOLATED_BLOCKS,
   YP_KSM_PROTECTED,
+  YP_LAYOUT_BREAK,
+  YP_LONGTERM_UNPINNED,
+  YP_LONGTERM_WAIT,
   YP_MIGRATE_COPIED,
   YP_MIGRATE_UNMAPPED,
+  YP_MKWRITE,
   YP_MOVE_ENTRY,
   YP_NET_ANSWERED,
   YP_NET_SENT,
   YP_NOTIFIER_END,
   YP_NOTIFIER_START,
   YP_PROTECT,
+  YP_RECLAIM,
+  YP_REMOTE_COPIED,
   YP_SEAL_WAIT,
   YP_SECONDARY_PFN,
   YP_SPLIT_UNMAPPED,
   YP_SWAP_READ,
   YP_SWAP_UNMAPPED,
   YP_SWAP_WRITTEN,
+  YP_TRUNCATE_UNMAPPED,
   YP_WAIT,
+  YP_WRITEBACK_CLEANED,
+  YP_WRITEBACK_STARTED,
 } from './path.ts';
 export type { Path } from './path.ts';
 export { createPipe, PIPE_BUFFERS, pipeRead, pipeRelease, pipeWrite, tee } from './pipe/pipe.ts';
