@@ -1,10 +1,19 @@
 /** The door of mm/: what a VMM, a process or the machine itself does with host memory. */
 export { pageIdleClearRefs } from './cache/page-idle.ts';
 export { folioWriteProtect } from './cache/clean.ts';
+export { vfsFsync } from './cache/fsync.ts';
+export { invalidateInodePages2Range } from './cache/truncate.ts';
+export { unmapMappingRange } from './cache/unmap.ts';
+export { writebackMapping } from './cache/writeback.ts';
 export { writeProtectRange } from './cache/write-protect.ts';
 export { assertKernel, checkKernel } from './check/sanitizer.ts';
 export type { CheckOptions, SecondaryVisitor } from './check/sanitizer.ts';
+export { cmaAlloc, cmaDefaultArea, cmaRelease } from './cma/cma.ts';
+export type { CmaArea } from './cma/state.ts';
+export { allocContigPages, allocContigRange, freeContigRange } from './compact/contig.ts';
 export { migrateFolio } from './compact/migrate.ts';
+export { createMoveReport } from './compact/report.ts';
+export type { HeldPage, MoveReport } from './compact/report.ts';
 export { blockDeviceCreate, blockDeviceRemove } from './block/device.ts';
 export type { BlockDevice } from './block/state.ts';
 export { blockDirectRead, blockDirectWrite } from './dio/block.ts';
@@ -139,7 +148,10 @@ export {
   F_SEAL_WRITE,
 } from './fs/seals.ts';
 export { secretmemCreate } from './fs/secretmem.ts';
+export { filePunchHole, fileRead, fileTruncate, fileWrite } from './fs/file.ts';
 export { shmemCreate, shmemRead, shmemWrite } from './fs/shmem.ts';
+export { MEMORY_BLOCK_PAGES, offlinePages, onlinePages } from './hotplug/hotplug.ts';
+export type { OfflineOptions, OfflineReport } from './hotplug/hotplug.ts';
 export { faultInReadable, faultInSafeWriteable, faultInWriteable } from './gup/fault-in.ts';
 export { procMemRead, procMemWrite, ptracePeek, ptracePoke } from './gup/proc-mem.ts';
 export { processVmReadv, processVmWritev } from './gup/process-vm.ts';
@@ -385,5 +397,6 @@ export { mlock, munlock } from './vma/mlock.ts';
 export { mmap, munmap } from './vma/mmap.ts';
 export type { MmapRequest } from './vma/mmap.ts';
 export { mprotect } from './vma/mprotect.ts';
+export { MS_ASYNC, MS_INVALIDATE, MS_SYNC, msync } from './vma/msync.ts';
 export { mremap } from './vma/mremap.ts';
 export { findVma } from './vma/vma.ts';

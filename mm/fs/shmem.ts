@@ -1,13 +1,13 @@
 /**
  * shmem: files that live in memory alone, and their page cache. Compare mm/shmem.c.
  *
- * A page appears, zeroed, when it is first touched, and stays until the last user of the file is
- * gone, in memory or in a slot of the swap device; there is no truncation. A file may have folios of
- * 2 MiB, where one fits into its size and nothing of the range is there yet. Sizes are in pages.
+ * A page appears, zeroed, when it is first touched, and stays until it is truncated (shmem-range.ts) or
+ * the last user of the file is gone, in memory or in a slot of the swap device. A file may have folios
+ * of 2 MiB, where one fits into its size and nothing of the range is there yet. Sizes are in pages.
  */
 import { PAGE_SIZE } from '#emu';
 import { setField } from '#cells';
-import { EAGAIN, EINVAL, ENOENT, EPERM } from '../errno.ts';
+import { EAGAIN, EINVAL, EPERM } from '../errno.ts';
 import {
   folioAlloc,
   folioMarkDirty,
@@ -63,6 +63,15 @@ const allocFolio = (k: Kernel, mapping: AddressSpace, pgoff: number, vmFlags: nu
   return huge >= 0 ? huge : folioAlloc(k, GFP_ZERO | GFP_MOVABLE);
 };
 
+/** A locked page that was waited for: truncation may have gone past it. @returns the page, or -EINVAL with nothing held */
+const insideFile = (k: Kernel, mapping: AddressSpace, pgoff: number, page: number): number => {
+  if (pgoff < mapping.nrPages) return page;
+  const folio = folioOf(k, page);
+  folioUnlock(k, folio);
+  folioPut(k, folio);
+  return -EINVAL;
+};
+
 /**
  * The page at an offset, made if it is a hole.
  * @param vmFlags of the VMA that it is for, if any
@@ -78,19 +87,21 @@ export function* shmemGetPage(
   for (;;) {
     if (pgoff >= mapping.nrPages) return -EINVAL;
     const page = yield* mappingLockPage(k, mapping, pgoff);
-    if (page !== -ENOENT) return page;
+    if (page >= 0) return insideFile(k, mapping, pgoff, page);
     const slot = mapping.swapped.get(pgoff);
     if (slot !== undefined) {
       const swapped = yield* shmemSwapin(k, mapping, pgoff, slot);
       if (swapped === -EAGAIN) continue;
-      return swapped;
+      return swapped < 0 ? swapped : insideFile(k, mapping, pgoff, swapped);
     }
     const folio = allocFolio(k, mapping, pgoff, vmFlags);
     if (folio < 0) return folio;
     if (k.watched) yield YP_FAULT_ALLOCATED;
     const nr = folioNrPages(k, folio);
     const within = pgoff % nr;
-    if (!isHole(mapping, pgoff - within, nr)) {
+    // Somebody came first, or the file has become shorter.
+    const first = pgoff - within;
+    if (!isHole(mapping, first, nr) || first + nr > mapping.nrPages) {
       folioPut(k, folio);
       continue;
     }

@@ -17,6 +17,13 @@ export function* hugetlbFaultLock(k: Kernel, mapping: AddressSpace, index: numbe
   mapSet(faulting, key, true);
 }
 
+/** Pages of a file, by number, whose faults are being handled. */
+export const hugetlbFaultingOf = (k: Kernel, mapping: AddressSpace): number[] => {
+  const prefix = keyOf(mapping, 0).slice(0, -1);
+  const own = [...k.state.hugetlb.faulting.keys()].filter((key) => key.startsWith(prefix));
+  return own.map((key) => Number(key.slice(prefix.length)));
+};
+
 export const hugetlbFaultUnlock = (k: Kernel, mapping: AddressSpace, index: number): void => {
   mapDelete(k.state.hugetlb.faulting, keyOf(mapping, index));
 };

@@ -1,0 +1,79 @@
+/**
+ * read(), write(), ftruncate() and hole punching of a file, whatever kind it is. Compare
+ * fs/read_write.c:vfs_read(), fs/open.c:do_truncate() and vfs_fallocate().
+ *
+ * Bytes and sizes are in bytes. Files in memory have sizes of whole pages (shmem-range.ts).
+ */
+import { EINVAL } from '../errno.ts';
+import { hugetlbPunchHole, hugetlbTruncate } from '../hugetlb/truncate.ts';
+import type { Path } from '../path.ts';
+import type { AddressSpace, Kernel } from '../types.ts';
+import { shmemRead, shmemWrite } from './shmem.ts';
+import { shmemPunchHole, shmemTruncate } from './shmem-range.ts';
+
+/**
+ * Reads from `offset` on.
+ * @returns bytes read, fewer than asked for at the end of the file; -EINVAL for a file that cannot be
+ *   read; -EIO
+ */
+export function* fileRead(
+  k: Kernel,
+  mapping: AddressSpace,
+  offset: number,
+  into: Uint8Array,
+): Path<number> {
+  return shmemRead(k, mapping, offset, into);
+}
+
+/**
+ * Writes from `offset` on; the file grows if it ends before.
+ * @returns bytes written; with none: -EPERM sealed, -ENOMEM, -ENOSPC, -EIO, -EINVAL for a file that
+ *   cannot be written
+ */
+export function* fileWrite(
+  k: Kernel,
+  mapping: AddressSpace,
+  offset: number,
+  from: Uint8Array,
+): Path<number> {
+  return yield* shmemWrite(k, mapping, offset, from);
+}
+
+/**
+ * Makes a file end at `sizeBytes`: what lies behind is gone for everybody who maps it, private copies
+ * too, and reading there is SIGBUS. A file that becomes longer has a hole.
+ * @returns 0; -EINVAL for a size, or a file, that cannot be; -EPERM sealed; -ENOMEM; -EIO
+ */
+export function* fileTruncate(k: Kernel, mapping: AddressSpace, sizeBytes: number): Path<number> {
+  if (sizeBytes < 0 || !Number.isInteger(sizeBytes)) return -EINVAL;
+  switch (mapping.kind) {
+    case 'shmem':
+      return yield* shmemTruncate(k, mapping, sizeBytes);
+    case 'hugetlbfs':
+      return yield* hugetlbTruncate(k, mapping, sizeBytes);
+    default:
+      // memfd_secret() gets its size once; a driver's file has what the device has.
+      return -EINVAL;
+  }
+}
+
+/**
+ * Makes a hole of [startByte, endByte): it reads as zeroes. The file keeps its size.
+ * @returns 0; -EINVAL: no such range, or file; -EPERM sealed; -ENOMEM; -EIO
+ */
+export function* filePunchHole(
+  k: Kernel,
+  mapping: AddressSpace,
+  startByte: number,
+  endByte: number,
+): Path<number> {
+  if (startByte < 0 || endByte <= startByte || !Number.isInteger(startByte)) return -EINVAL;
+  switch (mapping.kind) {
+    case 'shmem':
+      return yield* shmemPunchHole(k, mapping, startByte, endByte);
+    case 'hugetlbfs':
+      return yield* hugetlbPunchHole(k, mapping, startByte, endByte);
+    default:
+      return -EINVAL;
+  }
+}
