@@ -19,8 +19,8 @@ export const ZONE_DMA32 = 0;
 export const ZONE_NORMAL = 1;
 export const ZONE_MOVABLE = 2;
 
-/** First page frame number above DMA32. */
-const DMA32_END_PFN = 0x10_0000;
+/** First page above DMA32: 4 GiB. */
+export const DMA32_END_PAGE = 0x10_0000 - RAM_PFN_BASE;
 
 /**
  * One zone. Plain data. Invariant: nrFree[0] = sum of the pages on the lists but those of ISOLATE;
@@ -73,7 +73,7 @@ export const createZones = (nrPages: number, movablePages = 0): Zone[] => {
   const movable =
     movablePages === 0 ? nrPages : Math.ceil((nrPages - movablePages) / block) * block;
   if (movable <= 0) throw new RangeError(`MOVABLE of ${movablePages} pages: RAM has ${nrPages}`);
-  const border = Math.min(movable, DMA32_END_PFN - RAM_PFN_BASE);
+  const border = Math.min(movable, DMA32_END_PAGE);
   return [
     createZone('DMA32', ZONE_DMA32, 0, border),
     createZone('Normal', ZONE_NORMAL, border, movable),

@@ -7,6 +7,7 @@ import {
   fork,
   HostProcess,
   type Kernel,
+  type KernelOptions,
   MAP_ANONYMOUS,
   MAP_PRIVATE,
   type MmStruct,
@@ -60,8 +61,15 @@ const tlbOf = (mmu: Mmu, log: string[]): TlbShootdown => ({
   },
 });
 
+/** Zones and pageblocks that a machine may have. */
+export type MemoryOptions = Pick<KernelOptions, 'movableBytes' | 'cmaBytes' | 'groupByMobility'>;
+
 /** @param satpMode ATP_MODE_SV39 unless given */
-export const createWorld = (ramBytes = 32 * MIB, satpMode?: number): World => {
+export const createWorld = (
+  ramBytes = 32 * MIB,
+  satpMode?: number,
+  zones: MemoryOptions = {},
+): World => {
   const memory = new PhysMemory(ramBytes);
   const mmu = new Mmu(memory, 0);
   const log: string[] = [];
@@ -70,6 +78,7 @@ export const createWorld = (ramBytes = 32 * MIB, satpMode?: number): World => {
     tlb: tlbOf(mmu, log),
     policy: createPolicy('linux-7'),
     ...(satpMode === undefined ? {} : { satpMode }),
+    ...zones,
   });
   k.checked = true;
   return { k, mmu, log, freeAtStart: nrFreePages(k) };
