@@ -54,6 +54,7 @@ export const YP_RECLAIM = 39; // between two folios that reclaim looks at
 export const YP_COMPACT = 40; // between two folios that compaction moves
 export const YP_LAYOUT_BREAK = 41; // a DAX file waits for pages that somebody holds
 export const YP_NET_ANSWERED = 42; // a server's answer has moved its bytes, its pages not yet dirty or released
+export const YP_LONGTERM_WAIT = 43; // a long-term pin waits for references of a page that has to move
 
 /**
  * Runs a path to its end at once.
