@@ -10,7 +10,7 @@ import { cachedOffsets, truncateFolio } from '../cache/truncate.ts';
 import { unmapMappingRange } from '../cache/unmap.ts';
 import { EPERM } from '../errno.ts';
 import { folioMarkDirty, folioNrPages, folioOf, folioPut, folioUnlock } from '../folio/folio.ts';
-import type { Path } from '../path.ts';
+import { type Path, YP_TRUNCATE_UNMAPPED } from '../path.ts';
 import { freeSwapAndCache } from '../swap/cache.ts';
 import { splitFolio } from '../thp/split.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
@@ -145,6 +145,7 @@ export function* shmemTruncate(k: Kernel, mapping: AddressSpace, sizeBytes: numb
   let error = 0;
   if (sizeBytes < old) {
     yield* unmapMappingRange(k, mapping, nrPages, Number.POSITIVE_INFINITY, true);
+    if (k.watched) yield YP_TRUNCATE_UNMAPPED;
     error = yield* undoRange(k, mapping, sizeBytes, Number.POSITIVE_INFINITY);
     // Private copies of pages that were found before, and mapped since.
     yield* unmapMappingRange(k, mapping, nrPages, Number.POSITIVE_INFINITY, true);
