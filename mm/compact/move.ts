@@ -36,6 +36,7 @@ import {
   PG_UNEVICTABLE,
   PG_UPTODATE,
 } from '../frames/table.ts';
+import { isZoneDevice } from '../frames/zone-device.ts';
 import { ksmMigratePage } from '../ksm/node.ts';
 import { folioAddLru } from '../lru/batch.ts';
 import { type Path, YP_MIGRATE_COPIED, YP_MIGRATE_UNMAPPED } from '../path.ts';
@@ -114,7 +115,7 @@ export function* moveFolio(
   yield* removeMigrationPtes(k, src, error === 0 ? dst : src);
   folioUnlockFreeSwap(k, dst);
   folioUnlockFreeSwap(k, src);
-  if (error === 0) folioAddLru(k, dst);
+  if (error === 0 && !isZoneDevice(readOnce(k.state.frames.flags, dst))) folioAddLru(k, dst);
   // The entries and the cache hold the new folio now; or nobody does, and it is freed.
   folioPut(k, dst);
   return error;

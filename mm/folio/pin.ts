@@ -12,7 +12,10 @@
  */
 import { atomicAdd, atomicAddRelaxed, readOnce, smpMb } from '#cells';
 import { ENOMEM, EREMOTEIO } from '../errno.ts';
+import { MIGRATE_CMA, pageblockType, pageZoneIndex } from '../frames/pageblock.ts';
 import { PG_DEVICE_COHERENT, PG_FSDAX, PG_HEAD, PG_P2PDMA } from '../frames/table.ts';
+import { ZONE_MOVABLE } from '../frames/zone.ts';
+import { isZoneDevice } from '../frames/zone-device.ts';
 import { FOLL_GET, FOLL_LONGTERM, FOLL_PCI_P2PDMA, FOLL_PIN } from '../gup/flags.ts';
 import { noteGrabPage, takeGupUser } from '../provenance/provenance.ts';
 import { countStat } from '../stat.ts';
@@ -49,12 +52,18 @@ export const isZeroFolio = (k: Kernel, folio: number): boolean =>
   folio === k.state.zeroPage || folio === k.state.hugeZeroFolio;
 
 /**
- * May a folio stay where it is for as long as a FOLL_LONGTERM pin likes? Coherent memory of a device
- * has to be movable back, a block of a DAX file has to be free when its file is cut off. Compare
- * folio_is_longterm_pinnable().
+ * May a folio stay where it is for as long as a FOLL_LONGTERM pin likes? Not where pages have to be
+ * able to move: in ZONE_MOVABLE, in pageblocks of CMA and those that are isolated; coherent memory of
+ * a device has to be movable back, and a block of a DAX file is the file. The zero folios stay, wherever
+ * they are. Compare folio_is_longterm_pinnable().
  */
-export const folioIsLongtermPinnable = (k: Kernel, folio: number): boolean =>
-  (readOnce(k.state.frames.flags, folio) & (PG_DEVICE_COHERENT | PG_FSDAX)) === 0;
+export const folioIsLongtermPinnable = (k: Kernel, folio: number): boolean => {
+  const word = readOnce(k.state.frames.flags, folio);
+  if ((word & (PG_DEVICE_COHERENT | PG_FSDAX)) !== 0) return false;
+  if (pageZoneIndex(k, folio) !== ZONE_MOVABLE && pageblockType(k, folio) < MIGRATE_CMA)
+    return true;
+  return isZeroFolio(k, folio) || isZoneDevice(word);
+};
 
 /** What `n` pages add to the reference count of a folio. */
 const refsOf = (k: Kernel, folio: number, n: number, flags: number): number =>

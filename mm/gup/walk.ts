@@ -33,8 +33,6 @@ import {
   VM_FAULT_COMPLETED,
   VM_FAULT_RETRY,
 } from '../fault/flags.ts';
-import { folioOf } from '../folio/folio.ts';
-import { folioIsLongtermPinnable } from '../folio/pin.ts';
 import { type Path, YP_GUP_LOOKED_UP } from '../path.ts';
 import { fatalSignalPending, signalPending } from '../signal.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
@@ -55,6 +53,7 @@ import {
 } from './flags.ts';
 import { followPageMask } from './follow.ts';
 import type { GupLocked } from './legality.ts';
+import { allLongtermPinnable, checkAndMigrateMovable, memallocPinScope } from './longterm.ts';
 import { gupFastUnpinUserPages } from './unpin.ts';
 import { checkVmaFlags } from './vma-check.ts';
 
@@ -229,8 +228,9 @@ export function* getUserPagesLocked(
 
 /**
  * The same for pins that may last for ever: all pages have to be where they may stay. Those that are
- * not would have to move out first; memory that cannot is refused, and nothing stays pinned.
- * @returns as getUserPagesLocked, and -EBUSY
+ * not move there first (longterm.ts); if one cannot, nothing stays pinned.
+ * @returns as getUserPagesLocked; -ENOMEM: a page does not move, because somebody holds it, or there
+ *   is no memory that it may move to; -EBUSY: memory of a device does not
  */
 export function* gupLongtermLocked(
   k: Kernel,
@@ -241,12 +241,24 @@ export function* gupLongtermLocked(
   pages: Int32Array,
   lock: GupLocked,
 ): Path<number> {
-  const n = yield* getUserPagesLocked(k, mm, start, nrPages, flags, pages, lock);
-  if ((flags & FOLL_LONGTERM) === 0 || n <= 0) return n;
-  for (let i = 0; i < n; i++) {
-    if (folioIsLongtermPinnable(k, folioOf(k, pages[i]!))) continue;
-    gupFastUnpinUserPages(k, pages, n);
-    return -EBUSY;
+  if ((flags & FOLL_LONGTERM) === 0)
+    return yield* getUserPagesLocked(k, mm, start, nrPages, flags, pages, lock);
+  return yield* memallocPinScope(k, pinLongterm(k, mm, start, nrPages, flags, pages, lock));
+}
+
+function* pinLongterm(
+  k: Kernel,
+  mm: MmStruct,
+  start: number,
+  nrPages: number,
+  flags: number,
+  pages: Int32Array,
+  lock: GupLocked,
+): Path<number> {
+  for (;;) {
+    const n = yield* getUserPagesLocked(k, mm, start, nrPages, flags, pages, lock);
+    if (n <= 0 || allLongtermPinnable(k, pages, n)) return n;
+    const moved = yield* checkAndMigrateMovable(k, pages, n, gupFastUnpinUserPages);
+    if (moved !== -EAGAIN) return moved;
   }
-  return n;
 }

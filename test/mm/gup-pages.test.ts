@@ -1,8 +1,9 @@
 /** Which pages GUP takes, and how it counts them: facts sheet 1.2 steps 4 and 5, 1.3, 1.6, 1.8, 2.14. */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE, PTE_D } from '#emu';
+import { migrateToDevice } from '../../mm/compact/device.ts';
 import { EBUSY, EEXIST, EFAULT, ENOMEM, EREMOTEIO } from '../../mm/errno.ts';
-import { folioPut, folioRefCount, pageAnonExclusive } from '../../mm/folio/folio.ts';
+import { folioGet, folioPut, folioRefCount, pageAnonExclusive } from '../../mm/folio/folio.ts';
 import {
   folioAddPins,
   folioIsLongtermPinnable,
@@ -220,18 +221,26 @@ describe('longterm pins — 1.8', () => {
     withFlags(page, PG_DEVICE_COHERENT, () => expect(folioIsLongtermPinnable(k, page)).toBe(false));
   });
 
-  it('refused with -EBUSY, and all pins of the call given back; a short pin is taken', () => {
+  it('coherent memory that somebody holds: -EBUSY, and all pins of the call given back; a short pin is taken', () => {
     const hva = mapAnon(k, mm, 3);
-    for (let i = 0; i < 3; i++) store(k, mm, hva + i * PAGE_SIZE, 1);
-    withFlags(pageAt(k, mm, hva + PAGE_SIZE), PG_DEVICE_COHERENT, () => {
-      expect(pin(hva, 3, FOLL_WRITE | FOLL_LONGTERM)).toBe(-EBUSY);
-      expect(pinsLive(k)).toBe(0);
-      expect(pin(hva, 3, FOLL_WRITE)).toBe(3);
-      unpinUserPages(k, pages, 3);
-      // The fast path has one page in hand, whose pin it keeps.
-      expect(pinFast(hva, 3, FOLL_WRITE | FOLL_LONGTERM)).toBe(1);
-      unpinUserPages(k, pages, 1);
-    });
+    for (let i = 0; i < 3; i++) store(k, mm, hva + i * PAGE_SIZE, 7);
+    const device = zoneDeviceCreate(k, PG_DEVICE_COHERENT, 1);
+    if (typeof device === 'number') throw new Error(`device: ${device}`);
+    expect(drive(migrateToDevice(k, pageAt(k, mm, hva + PAGE_SIZE), device))).toBe(0);
+    const far = pageAt(k, mm, hva + PAGE_SIZE);
+    folioGet(k, far);
+    expect(pin(hva, 3, FOLL_WRITE | FOLL_LONGTERM)).toBe(-EBUSY);
+    expect(pinsLive(k)).toBe(0);
+    expect(pin(hva, 3, FOLL_WRITE)).toBe(3);
+    unpinUserPages(k, pages, 3);
+    // The fast path has one page in hand, whose pin it keeps.
+    expect(pinFast(hva, 3, FOLL_WRITE | FOLL_LONGTERM)).toBe(1);
+    unpinUserPages(k, pages, 1);
+    folioPut(k, far);
+    expect(pin(hva, 3, FOLL_WRITE | FOLL_LONGTERM)).toBe(3);
+    expect(pageAt(k, mm, hva + PAGE_SIZE)).not.toBe(far);
+    expect(load(k, mm, hva + PAGE_SIZE)).toBe(7);
+    unpinUserPages(k, pages, 3);
     expect(violations(k)).toEqual([]);
   });
 });
