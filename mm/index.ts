@@ -11,12 +11,7 @@ export type { CheckOptions, SecondaryVisitor } from './check/sanitizer.ts';
 export { cmaAlloc, cmaDefaultArea, cmaRelease } from './cma/cma.ts';
 export type { CmaArea } from './cma/state.ts';
 export { allocContigPages, allocContigRange, freeContigRange } from './compact/contig.ts';
-export { cmaAlloc, cmaDefaultArea, cmaRelease } from './cma/cma.ts';
-export type { CmaArea } from './cma/state.ts';
-export { allocContigPages, allocContigRange, freeContigRange } from './compact/contig.ts';
 export { migrateFolio } from './compact/migrate.ts';
-export { createMoveReport } from './compact/report.ts';
-export type { HeldPage, MoveReport } from './compact/report.ts';
 export { createMoveReport } from './compact/report.ts';
 export type { HeldPage, MoveReport } from './compact/report.ts';
 export { blockDeviceCreate, blockDeviceRemove } from './block/device.ts';
@@ -33,6 +28,7 @@ export {
   EINVAL,
   EIO,
   EMLINK,
+  ENODATA,
   ENODEV,
   ENOENT,
   ENOMEM,
@@ -155,8 +151,6 @@ export {
 export { secretmemCreate } from './fs/secretmem.ts';
 export { filePunchHole, fileRead, fileTruncate, fileWrite } from './fs/file.ts';
 export { shmemCreate, shmemRead, shmemWrite } from './fs/shmem.ts';
-export { MEMORY_BLOCK_PAGES, offlinePages, onlinePages } from './hotplug/hotplug.ts';
-export type { OfflineOptions, OfflineReport } from './hotplug/hotplug.ts';
 export { MEMORY_BLOCK_PAGES, offlinePages, onlinePages } from './hotplug/hotplug.ts';
 export type { OfflineOptions, OfflineReport } from './hotplug/hotplug.ts';
 export { faultInReadable, faultInSafeWriteable, faultInWriteable } from './gup/fault-in.ts';
@@ -283,8 +277,10 @@ export {
 export type { Path } from './path.ts';
 export { createPipe, PIPE_BUFFERS, pipeRead, pipeRelease, pipeWrite, tee } from './pipe/pipe.ts';
 export type { Pipe, PipeBuffer, PipeHold } from './pipe/pipe.ts';
+export { spliceFileToPipe, splicePipeToFile } from './pipe/splice.ts';
 export {
   SPLICE_F_GIFT,
+  SPLICE_F_MOVE,
   SPLICE_F_NONBLOCK,
   vmspliceToPipe,
   vmspliceToUser,
