@@ -11,7 +11,7 @@ import { PAGE_SIZE } from '#emu';
 import { listPush, listRemoveAt, mapDelete, mapSet, setField } from '#cells';
 import { folioNrPages, folioOf } from '../folio/folio.ts';
 import { isZeroFolio } from '../folio/pin.ts';
-import { FOLL_GET, FOLL_PIN } from '../gup/flags.ts';
+import { FOLL_GET, FOLL_PIN, FOLL_WRITE } from '../gup/flags.ts';
 import { ptePresent } from '../pgtable/pte.ts';
 import { leafLevel, leafPage, leafWord, ptepGet, walkLeaf } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct } from '../types.ts';
@@ -47,11 +47,18 @@ export interface Provenance {
   calls: number;
   /** Given back without a record: taken before recording began. */
   unmatched: number;
+  /** Page -> who of those that held it for writing has given it back last. */
+  writers: Map<number, string>;
 }
 
 /** Begins to record, from nothing. What is held already stays unexplained. */
 export const provenanceStart = (k: Kernel): void => {
-  setField(k.state, 'provenance', { holds: new Map(), calls: 0, unmatched: 0 });
+  setField(k.state, 'provenance', {
+    holds: new Map(),
+    calls: 0,
+    unmatched: 0,
+    writers: new Map(),
+  });
 };
 
 export const provenanceStop = (k: Kernel): void => setField(k.state, 'provenance', null);
@@ -233,6 +240,8 @@ const dropAt = (
     const i = named >= 0 ? named : own.findIndex((hold) => hold.kind === kind);
     const hold = own[i];
     if (hold === undefined) break;
+    if ((hold.flags & FOLL_WRITE) !== 0)
+      mapSet(provenance.writers, page, hold.user === '' ? `${hold.api}()` : hold.user);
     const dropped = Math.min(left, hold.n);
     left -= dropped;
     setField(hold, 'n', hold.n - dropped);
