@@ -33,6 +33,8 @@ export const SPLICE_F_MORE = 4;
 export const SPLICE_F_GIFT = 8;
 const SPLICE_F_ALL = SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT;
 
+export const spliceFlagsLegal = (flags: number): boolean => (flags & ~SPLICE_F_ALL) === 0;
+
 /**
  * vmsplice() to the write end: [hva, hva + lenBytes) of a process goes into the pipe. Does not wait:
  * it stops where the pipe is full.
@@ -47,7 +49,7 @@ export function* vmspliceToPipe(
   lenBytes: number,
   flags: number,
 ): Path<number> {
-  if ((flags & ~SPLICE_F_ALL) !== 0 || lenBytes < 0) return -EINVAL;
+  if (!spliceFlagsLegal(flags) || lenBytes < 0) return -EINVAL;
   if (lenBytes === 0) return 0;
   if (pipeIsFull(pipe)) return -EAGAIN;
   if (k.policy.apis.vmsplice === 'copy') return yield* copyToPipe(k, mm, pipe, hva, lenBytes);
