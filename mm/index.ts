@@ -14,8 +14,10 @@ export { allocContigPages, allocContigRange, freeContigRange } from './compact/c
 export { migrateFolio } from './compact/migrate.ts';
 export { createMoveReport } from './compact/report.ts';
 export type { HeldPage, MoveReport } from './compact/report.ts';
+export { bioAlloc, bioSubmit, bioWait, blockDeviceFlush } from './block/bio.ts';
 export { blockDeviceCreate, blockDeviceRemove } from './block/device.ts';
-export type { BlockDevice } from './block/state.ts';
+export { blockBytes, blockCrashImage, blockPowerFail } from './block/media.ts';
+export type { Bio, BioVec, BlockDevice } from './block/state.ts';
 export { blockDirectRead, blockDirectWrite } from './dio/block.ts';
 export {
   EACCES,
@@ -119,6 +121,16 @@ export type { Zone } from './frames/zone.ts';
 export { deviceDaxCreate, deviceDaxRemove } from './fs/dax/device-dax.ts';
 export { deviceFileCreate } from './fs/device.ts';
 export type { DeviceMemory } from './fs/device.ts';
+export { extentCheck } from './fs/extent/check.ts';
+export { blockAt as extentBlockAt } from './fs/extent/extents.ts';
+export { extentRead, extentWrite } from './fs/extent/file.ts';
+export { extentCreate, extentOpen, extentUnlink } from './fs/extent/inode.ts';
+export { extentDioEnd, extentFallocate, extentMapBlocks } from './fs/extent/map.ts';
+export { extentForget, extentMkfs, extentMount, extentUnmount } from './fs/extent/mount.ts';
+export type { MkfsOptions } from './fs/extent/mount.ts';
+export { extentFreeBlocks, extentSetSize, extentZeroRange } from './fs/extent/size.ts';
+export type { DirtiedBehind, Extent, ExtentFs, ExtentInode } from './fs/extent/state.ts';
+export { extentChecksumOf } from './fs/extent/sums.ts';
 export { mappingGet, mappingPut } from './fs/mapping.ts';
 export {
   MFD_ALLOW_SEALING,

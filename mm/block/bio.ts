@@ -9,14 +9,24 @@ import { addField, listPush, listRemoveAt, setField } from '#cells';
 import { EIO, EINVAL, ENOSPC } from '../errno.ts';
 import { type Path, YP_BIO_SUBMITTED, YP_BIO_TRANSFERRED, YP_WAIT } from '../path.ts';
 import type { Kernel } from '../types.ts';
-import { blockFlushAll, blockFlushRange, blockRead, blockWrite } from './media.ts';
+import { blockFlushAll, blockFlushRange, blockRead, blockWrite, blockWriteBytes } from './media.ts';
 import { BLOCK_SIZE, type Bio, type BioVec, type BlockDevice, SECTOR_SIZE } from './state.ts';
 
-/** A bio that has not been submitted. @param offset byte on the device, a multiple of 512 */
-export const bioAlloc = (op: Bio['op'], offset = 0, vec: BioVec[] = [], fua = false): Bio => ({
+/**
+ * A bio that has not been submitted. @param offset byte on the device, a multiple of 512
+ * @param bytes to be written instead of pages: metadata, which nobody but the file system can reach
+ */
+export const bioAlloc = (
+  op: Bio['op'],
+  offset = 0,
+  vec: BioVec[] = [],
+  fua = false,
+  bytes: Uint8Array | null = null,
+): Bio => ({
   op,
   offset,
   vec,
+  bytes,
   fua,
   status: 0,
   transferred: false,
@@ -24,7 +34,7 @@ export const bioAlloc = (op: Bio['op'], offset = 0, vec: BioVec[] = [], fua = fa
 });
 
 const bioBytes = (bio: Bio): number => {
-  let bytes = 0;
+  let bytes = bio.bytes?.length ?? 0;
   for (const { lenBytes } of bio.vec) bytes += lenBytes;
   return bytes;
 };
@@ -67,6 +77,10 @@ const transfer = (k: Kernel, dev: BlockDevice, bio: Bio): void => {
   }
   if (hitsBadBlock(dev, bio)) {
     setField(bio, 'status', -EIO);
+    return;
+  }
+  if (bio.bytes !== null) {
+    blockWriteBytes(k, dev, bio.offset, bio.bytes);
     return;
   }
   const move = bio.op === 'write' ? blockWrite : blockRead;

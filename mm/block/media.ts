@@ -76,6 +76,21 @@ const written = (
   return bytes;
 };
 
+/** Whole blocks that the kernel has made up. @param offset byte on the device @param bytes never to be changed from now on */
+export const blockWriteBytes = (
+  k: Kernel,
+  dev: BlockDevice,
+  offset: number,
+  bytes: Uint8Array,
+): void => {
+  for (let done = 0; done < bytes.length; done += BLOCK_SIZE) {
+    const block = Math.floor((offset + done) / BLOCK_SIZE);
+    const part = bytes.subarray(done, done + BLOCK_SIZE);
+    if (dev.pmemPage >= 0) k.memory.setBytes(k.memory.pageOffset(dev.pmemPage + block), part);
+    else mapSet(dev.cache, block, part);
+  }
+};
+
 /** The volatile cache is empty: all of it is durable. */
 export const blockFlushAll = (dev: BlockDevice): void => {
   for (const [block, bytes] of dev.cache) mapSet(dev.media, block, bytes);

@@ -22,6 +22,8 @@ export interface Bio {
   /** Byte on the device that the first vector begins at; a multiple of 512. */
   offset: number;
   vec: BioVec[];
+  /** Of a write of the kernel's own: what is written, instead of pages; never to be changed. */
+  bytes: Uint8Array | null;
   /** Of a write: durable when it completes (REQ_FUA). */
   fua: boolean;
   /** 0, -EIO, -ENOSPC: valid once `done`. */

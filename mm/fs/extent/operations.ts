@@ -1,10 +1,15 @@
 /** What memory management asks of a file of the extent file system. */
-import { EIO } from '../../errno.ts';
 import type { AddressSpaceOperations } from '../operations.ts';
+import { extentGetPage } from './read.ts';
+import { extentInvalidateFolio, extentPageMkwrite, extentReleaseFolio } from './reserve.ts';
+import { extentSyncMetadata } from './sync.ts';
+import { extentWriteFolio } from './writeback.ts';
 
 export const extentOperations: AddressSpaceOperations = {
-  // biome-ignore lint/correctness/useYield: replaced in the next step
-  *getPage() {
-    return -EIO;
-  },
+  getPage: extentGetPage,
+  pageMkwrite: extentPageMkwrite,
+  writeFolio: extentWriteFolio,
+  releaseFolio: extentReleaseFolio,
+  invalidateFolio: extentInvalidateFolio,
+  syncMetadata: extentSyncMetadata,
 };
