@@ -26,6 +26,7 @@ import { freeSwapAndCache } from '../swap/cache.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { deviceDaxRelease } from './dax/device-dax.ts';
 import { createDaxState } from './dax/state.ts';
+import { extentEvict } from './extent/inode.ts';
 import { F_SEAL_SEAL } from './seals.ts';
 
 /** A file of `nrPages` pages, all holes, that may not be sealed; the caller is its first user. */
@@ -74,6 +75,7 @@ export function* mappingPut(k: Kernel, mapping: AddressSpace): Path<void> {
     mapDelete(mapping.swapped, pgoff);
     freeSwapAndCache(k, slot);
   }
+  if (mapping.inode !== null) yield* extentEvict(k, mapping);
   mapDelete(k.state.mappings, mapping.id);
 }
 
