@@ -8,6 +8,8 @@ import { EINVAL } from '../errno.ts';
 import { hugetlbPunchHole, hugetlbTruncate } from '../hugetlb/truncate.ts';
 import type { Path } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
+import { extentRead, extentWrite } from './extent/file.ts';
+import { punchFile, resizeFile } from './resize.ts';
 import { shmemRead, shmemWrite } from './shmem.ts';
 import { shmemPunchHole, shmemTruncate } from './shmem-range.ts';
 
@@ -22,6 +24,7 @@ export function* fileRead(
   offset: number,
   into: Uint8Array,
 ): Path<number> {
+  if (mapping.kind === 'extent') return yield* extentRead(k, mapping, offset, into);
   return shmemRead(k, mapping, offset, into);
 }
 
@@ -36,13 +39,14 @@ export function* fileWrite(
   offset: number,
   from: Uint8Array,
 ): Path<number> {
+  if (mapping.kind === 'extent') return yield* extentWrite(k, mapping, offset, from);
   return yield* shmemWrite(k, mapping, offset, from);
 }
 
 /**
  * Makes a file end at `sizeBytes`: what lies behind is gone for everybody who maps it, private copies
  * too, and reading there is SIGBUS. A file that becomes longer has a hole.
- * @returns 0; -EINVAL for a size, or a file, that cannot be; -EPERM sealed; -ENOMEM; -EIO
+ * @returns 0; -EINVAL for a size, or a file, that cannot be; -EPERM sealed; -EFBIG; -ENOMEM; -ENOSPC; -EIO
  */
 export function* fileTruncate(k: Kernel, mapping: AddressSpace, sizeBytes: number): Path<number> {
   if (sizeBytes < 0 || !Number.isInteger(sizeBytes)) return -EINVAL;
@@ -51,6 +55,8 @@ export function* fileTruncate(k: Kernel, mapping: AddressSpace, sizeBytes: numbe
       return yield* shmemTruncate(k, mapping, sizeBytes);
     case 'hugetlbfs':
       return yield* hugetlbTruncate(k, mapping, sizeBytes);
+    case 'extent':
+      return yield* resizeFile(k, mapping, sizeBytes);
     default:
       // memfd_secret() gets its size once; a driver's file has what the device has.
       return -EINVAL;
@@ -73,6 +79,8 @@ export function* filePunchHole(
       return yield* shmemPunchHole(k, mapping, startByte, endByte);
     case 'hugetlbfs':
       return yield* hugetlbPunchHole(k, mapping, startByte, endByte);
+    case 'extent':
+      return yield* punchFile(k, mapping, startByte, endByte);
     default:
       return -EINVAL;
   }
