@@ -1,6 +1,6 @@
 /** The door of mm/: what a VMM, a process or the machine itself does with host memory. */
 export { pageIdleClearRefs } from './cache/page-idle.ts';
-export { folioWriteProtect } from './cache/clean.ts';
+export { folioTestWriteback, folioWriteProtect } from './cache/clean.ts';
 export { vfsFsync } from './cache/fsync.ts';
 export { invalidateInodePages2Range } from './cache/truncate.ts';
 export { unmapMappingRange } from './cache/unmap.ts';
@@ -61,12 +61,16 @@ export {
 } from './fault/flags.ts';
 export { memoryFailure } from './fault/memory-failure.ts';
 export {
+  folioLock,
   folioMapcount,
+  folioMarkDirty,
   folioOf,
   folioOrder,
   folioRefCount,
   folioTestAnon,
   folioTestDirty,
+  folioTrylock,
+  folioUnlock,
   pageAnonExclusive,
   pageMapcount,
 } from './folio/folio.ts';
@@ -168,7 +172,7 @@ export type { OfflineOptions, OfflineReport } from './hotplug/hotplug.ts';
 export { faultInReadable, faultInSafeWriteable, faultInWriteable } from './gup/fault-in.ts';
 export { procMemRead, procMemWrite, ptracePeek, ptracePoke } from './gup/proc-mem.ts';
 export { processVmReadv, processVmWritev } from './gup/process-vm.ts';
-export { accessRemoteVm } from './gup/remote.ts';
+export { accessRemoteVm, accessRemoteVmFlags } from './gup/remote.ts';
 export { sendSignal, SIGNAL_FATAL, SIGNAL_NONE, SIGNAL_PENDING, signalHandled } from './signal.ts';
 export type { Task } from './signal.ts';
 export { gupTestGetFast, gupTestPut } from './gup/gup-test.ts';
