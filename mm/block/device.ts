@@ -13,6 +13,7 @@ export const blockDeviceCreate = (k: Kernel, name: string, nrBlocks: number): Bl
     pmemPage: -1,
     media: new Map(),
     cache: new Map(),
+    spare: [],
     inFlight: [],
     delay: 2,
     badReads: new Set(),

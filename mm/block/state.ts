@@ -22,7 +22,7 @@ export interface Bio {
   /** Byte on the device that the first vector begins at; a multiple of 512. */
   offset: number;
   vec: BioVec[];
-  /** Of a write of the kernel's own: what is written, instead of pages; never to be changed. */
+  /** Of a write of the kernel's own: what is written, instead of pages. */
   bytes: Uint8Array | null;
   /** Of a write: durable when it completes (REQ_FUA). */
   fua: boolean;
@@ -41,13 +41,12 @@ export interface BlockDevice {
   nrBlocks: number;
   /** Persistent memory: the frame that block 0 is, and the others after it. -1: a disk. */
   pmemPage: number;
-  /**
-   * What a loss of power leaves: block -> its bytes; one that is not there has zeroes. Invariant: bytes
-   * of a block are never changed, but replaced, so that an image of the device costs no copies.
-   */
+  /** What a loss of power leaves: block -> its bytes; one that is not there has zeroes. */
   media: Map<number, Uint8Array>;
   /** Completed and not yet flushed: block -> its bytes. Reads see it. */
   cache: Map<number, Uint8Array>;
+  /** Room for blocks that holds none at the moment. */
+  spare: Uint8Array[];
   /** Oldest first. */
   inFlight: Bio[];
   /** Yields between submission and transfer, while somebody watches. */

@@ -93,6 +93,7 @@ const setBusy = (fs: ExtentFs, block: number): void => setBits(fs.busy, block >>
 export const returnBlocks = (fs: ExtentFs, block: number, nr: number): void => {
   for (let at = block; at < block + nr; at++) clearBits(fs.busy, at >>> 5, bitOf(at));
   setField(fs, 'nrFree', fs.nrFree + nr);
+  if (block < fs.cursor) setField(fs, 'cursor', block);
 };
 
 /** Blocks that were taken are in use: a file has them. In a handle. */
@@ -113,7 +114,10 @@ export const freeBlocks = (fs: ExtentFs, block: number, nr: number): void => {
     setBusy(fs, at);
     journalDirtyBitmap(fs, at);
   }
-  listPush(fs.journal.running.freed, { block, nr });
+  const { freed } = fs.journal.running;
+  const last = freed[freed.length - 1];
+  if (last !== undefined && last.block + last.nr === block) setField(last, 'nr', last.nr + nr);
+  else listPush(freed, { block, nr });
 };
 
 /** Is the block in use, by what the bitmap says? */

@@ -145,6 +145,9 @@ const blockWritten = (
   setChecksum(fs, block, sum);
 };
 
+/** The file's record; the bitmap for the block, and for the one before it; the checksum. */
+const writeCredits = (fs: ExtentFs, inode: ExtentInode): number => inodeCredits(fs, inode, 2) + 3;
+
 /** The device has the page, or has refused it. @returns 0 or -EIO */
 function* endWrite(
   k: Kernel,
@@ -158,9 +161,8 @@ function* endWrite(
   const fs = fsOfInode(k, inode);
   let error = status;
   if (error === 0 && changesMetadata(k, fs, mapping, pgoff, target.fresh)) {
-    // The file's record; the bitmap for the block, and for the one before it; the checksum.
-    const credits = (): number => inodeCredits(fs, inode, 2) + 3;
-    if (!journalTryStart(fs, credits())) error = yield* journalStart(k, fs, credits);
+    if (!journalTryStart(fs, writeCredits(fs, inode)))
+      error = yield* journalStart(k, fs, () => writeCredits(fs, inode));
     if (error === 0) {
       blockWritten(fs, inode, pgoff, target, sum);
       growDiskSize(k, fs, mapping, (pgoff + 1) * PAGE_SIZE, pgoff);
