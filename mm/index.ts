@@ -19,6 +19,7 @@ export { blockDeviceCreate, blockDeviceRemove } from './block/device.ts';
 export { blockBytes, blockCrashImage, blockPowerFail } from './block/media.ts';
 export type { Bio, BioVec, BlockDevice } from './block/state.ts';
 export { blockDirectRead, blockDirectWrite } from './dio/block.ts';
+export { fileDirectRead, fileDirectWrite } from './dio/file.ts';
 export {
   EACCES,
   EAGAIN,

@@ -49,7 +49,7 @@ export interface Dio {
   /** Memory of a process is read into: its pages are marked dirty. */
   shouldDirty: boolean;
   bios: DioBio[];
-  /** Bytes in bios, and zeroes of holes. */
+  /** Bytes in bios. */
   sizeBytes: number;
   /** The first error, of taking pages or of a bio. */
   error: number;
