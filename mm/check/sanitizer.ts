@@ -13,6 +13,7 @@ import type { Kernel, MmStruct } from '../types.ts';
 import { checkBuddy, checkPools } from './buddy.ts';
 import { checkCaches, checkKsm, checkSwap } from './caches.ts';
 import { freshCensus } from './census.ts';
+import { checkDirty } from './dirty.ts';
 import { checkFrames, checkPoolSizes, type Holders } from './frames.ts';
 import { countHolders } from './holders.ts';
 import { checkPins } from './pins.ts';
@@ -52,6 +53,7 @@ export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => 
   checkCaches(k, census, report);
   checkSwap(k, census, report);
   checkKsm(k, report);
+  checkDirty(k, settled, report);
   countHolders(k, census);
   checkBuddy(k, census, settled, report);
   checkPools(k, census, report);

@@ -29,6 +29,7 @@ import { levelPages } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { VM_HUGETLB, VM_IO, VM_MIXEDMAP, VM_PFNMAP, VM_WRITE } from '../vma/flags.ts';
 import { type Census, type TableVisitor, visitTables } from './census.ts';
+import { checkWritableEntry } from './dirty.ts';
 import { checkNonpresent } from './nonpresent.ts';
 import { type MmPass, whereOf } from './pass.ts';
 import { checkReverseMap, checkVmas } from './vmas.ts';
@@ -148,6 +149,7 @@ const checkLeaf = (
     report.push(`${whereOf(pass, hva)}: entry 0x${entry.toString(16)} is outside RAM`);
     return;
   }
+  if (vma !== undefined && level === 0) checkWritableEntry(pass, vma, hva, entry);
   checkFolioEntry(pass, vma, hva, page, pteWrite(entry), level);
 };
 
