@@ -89,8 +89,8 @@ export function* truncateInodePagesRange(
 
 /**
  * Unmaps and takes away the clean pages of [pgoff, endPgoff), so that what is read next comes from the
- * device. That somebody holds them by GUP is no obstacle.
- * @returns 0; -EBUSY: some are dirty, and stay. Compare invalidate_inode_pages2_range()
+ * device. That somebody has a reference is no obstacle; what may be pinned the file system keeps.
+ * @returns 0; -EBUSY: some are dirty or pinned, and stay. Compare invalidate_inode_pages2_range()
  */
 export function* invalidateInodePages2Range(
   k: Kernel,
