@@ -9,7 +9,7 @@
 import { readOnce } from '#cells';
 import { EAGAIN, EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import { folioNrPages, folioOf, folioRefCount, folioTestFlags } from '../folio/folio.ts';
-import { GFP_KERNEL } from '../frames/buddy.ts';
+import { GFP_MOVABLE } from '../frames/buddy.ts';
 import {
   PG_BUDDY,
   PG_HUGETLB,
@@ -66,7 +66,7 @@ export function* migrateFolio(k: Kernel, page: number): Path<number> {
   const folio = folioOf(k, page);
   const isolated = isolateMovable(k, folio);
   if (isolated !== 0) return isolated;
-  const error = yield* moveIsolated(k, folio, migrateTarget(GFP_KERNEL), true);
+  const error = yield* moveIsolated(k, folio, migrateTarget(GFP_MOVABLE), true);
   finishIsolated(k, folio, error);
   return error;
 }
