@@ -6,6 +6,7 @@
  */
 import { listPush, listRemoveAt, mapDelete, mapSet, noteBytes, setField } from '#cells';
 import type { Kernel } from '../types.ts';
+import { pmemPersist } from './pmem.ts';
 import { BLOCK_SIZE, type BlockDevice } from './state.ts';
 
 /** The bytes that a read sees, undefined where there are only zeroes. Valid until the block is written again. */
@@ -53,9 +54,10 @@ export const blockWrite = (
     const within = (offset + done) % BLOCK_SIZE;
     const n = Math.min(lenBytes - done, BLOCK_SIZE - within);
     const at = from + done;
-    if (dev.pmemPage >= 0)
+    if (dev.pmemPage >= 0) {
       k.memory.copyWithin(k.memory.pageOffset(dev.pmemPage + block) + within, at, n);
-    else storeBytes(dev, block, within, k.memory.u8.subarray(at, at + n));
+      pmemPersist(k, dev, offset + done, n);
+    } else storeBytes(dev, block, within, k.memory.u8.subarray(at, at + n));
     done += n;
   }
 };
@@ -107,8 +109,10 @@ export const blockWriteBytes = (
   for (let done = 0; done < bytes.length; done += BLOCK_SIZE) {
     const block = Math.floor((offset + done) / BLOCK_SIZE);
     const part = bytes.subarray(done, done + BLOCK_SIZE);
-    if (dev.pmemPage >= 0) k.memory.setBytes(k.memory.pageOffset(dev.pmemPage + block), part);
-    else storeBytes(dev, block, 0, part);
+    if (dev.pmemPage >= 0) {
+      k.memory.setBytes(k.memory.pageOffset(dev.pmemPage + block), part);
+      pmemPersist(k, dev, block * BLOCK_SIZE, part.length);
+    } else storeBytes(dev, block, 0, part);
   }
 };
 

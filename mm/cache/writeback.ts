@@ -18,6 +18,7 @@ import {
   folioUnlock,
 } from '../folio/folio.ts';
 import { PG_DIRTY, PG_WRITEBACK } from '../frames/table.ts';
+import { daxWriteback } from '../fs/dax/writeback.ts';
 import { operationsOf } from '../fs/operations.ts';
 import { tracksDirty } from '../gup/vma-check.ts';
 import { type Path, YP_WRITEBACK_CLEANED } from '../path.ts';
@@ -102,6 +103,7 @@ export function* writebackMapping(
   endByte = Number.POSITIVE_INFINITY,
   sync = true,
 ): Path<number> {
+  if (mapping.kind === 'fsdax') yield* daxWriteback(k, mapping, startByte, endByte);
   if (!writesBack(mapping)) return 0;
   let error = 0;
   // What is dirty now, so that a folio that stays dirty (it may be pinned) is not written for ever.

@@ -19,6 +19,7 @@ import {
 } from '../folio/folio.ts';
 import { GFP_MOVABLE } from '../frames/buddy.ts';
 import { PG_HWPOISON } from '../frames/table.ts';
+import { daxFileFault } from '../fs/dax/fault.ts';
 import { deviceFault } from '../fs/device.ts';
 import { operationsOf } from '../fs/operations.ts';
 import { type Path, YP_FAULT_COPIED } from '../path.ts';
@@ -69,6 +70,7 @@ export function* doFileFault(k: Kernel, vma: Vma, hva: number, flags: number): P
   const was = lookUp(k, vma, hva);
   const write = (flags & FAULT_FLAG_WRITE) !== 0;
   if (mapping.kind === 'device') return deviceFault(k, vma, hva, write);
+  if (mapping.kind === 'fsdax') return yield* daxFileFault(k, vma, hva, flags);
   let copy = -1;
   if (write && (vma.flags & VM_SHARED) === 0) {
     anonVmaPrepare(k, vma);

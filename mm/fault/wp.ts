@@ -20,6 +20,7 @@ import {
   pageAnonExclusive,
 } from '../folio/folio.ts';
 import { folioTestLarge } from '../folio/large.ts';
+import { daxPfnMkwrite } from '../fs/dax/fault.ts';
 import { GFP_MOVABLE, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_ANON_EXCLUSIVE, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
 import { folioAddLru } from '../lru/batch.ts';
@@ -123,7 +124,9 @@ export function* doWpPage(
   if (!unshare && pteNeedsUffdWp(vma, pte)) return yield* handleUserfault(k, vma, hva, flags);
   const page = vmNormalPage(pte);
   if ((vma.flags & (VM_SHARED | VM_MAYSHARE)) !== 0)
-    return yield* wpPageShared(k, vma, word, pte, page);
+    return vma.mapping?.kind === 'fsdax'
+      ? yield* daxPfnMkwrite(k, vma, hva)
+      : yield* wpPageShared(k, vma, word, pte, page);
   if (page >= 0 && folioTestAnon(k, folioOf(k, page))) {
     const exclusive = pageAnonExclusive(k, page);
     if (exclusive || canReuseAnon(k, vma, folioOf(k, page))) {

@@ -161,7 +161,8 @@ export const folioCacheRefs = (k: Kernel, folio: number): number => {
     (flags & PG_ANON) !== 0
       ? (flags & PG_SWAPCACHE) !== 0
       : readOnce(k.state.frames.mapping, folio) !== 0;
-  if (!cached) return 0;
+  // What a DAX file shows it has no reference of.
+  if (!cached || isFsdax(flags)) return 0;
   return (flags & PG_HUGETLB) !== 0 ? 1 : folioNrPages(k, folio);
 };
 

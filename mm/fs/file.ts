@@ -8,6 +8,7 @@ import { EINVAL } from '../errno.ts';
 import { hugetlbPunchHole, hugetlbTruncate } from '../hugetlb/truncate.ts';
 import type { Path } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
+import { daxRead, daxWrite } from './dax/rw.ts';
 import { extentRead, extentWrite } from './extent/file.ts';
 import { punchFile, resizeFile } from './resize.ts';
 import { shmemRead, shmemWrite } from './shmem.ts';
@@ -25,6 +26,7 @@ export function* fileRead(
   into: Uint8Array,
 ): Path<number> {
   if (mapping.kind === 'extent') return yield* extentRead(k, mapping, offset, into);
+  if (mapping.kind === 'fsdax') return yield* daxRead(k, mapping, offset, into);
   return shmemRead(k, mapping, offset, into);
 }
 
@@ -40,6 +42,7 @@ export function* fileWrite(
   from: Uint8Array,
 ): Path<number> {
   if (mapping.kind === 'extent') return yield* extentWrite(k, mapping, offset, from);
+  if (mapping.kind === 'fsdax') return yield* daxWrite(k, mapping, offset, from);
   return yield* shmemWrite(k, mapping, offset, from);
 }
 
@@ -56,6 +59,7 @@ export function* fileTruncate(k: Kernel, mapping: AddressSpace, sizeBytes: numbe
     case 'hugetlbfs':
       return yield* hugetlbTruncate(k, mapping, sizeBytes);
     case 'extent':
+    case 'fsdax':
       return yield* resizeFile(k, mapping, sizeBytes);
     default:
       // memfd_secret() gets its size once; a driver's file has what the device has.
@@ -80,6 +84,7 @@ export function* filePunchHole(
     case 'hugetlbfs':
       return yield* hugetlbPunchHole(k, mapping, startByte, endByte);
     case 'extent':
+    case 'fsdax':
       return yield* punchFile(k, mapping, startByte, endByte);
     default:
       return -EINVAL;

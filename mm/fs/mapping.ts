@@ -25,6 +25,7 @@ import { newId } from '../rmap/anon-vma.ts';
 import { freeSwapAndCache } from '../swap/cache.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { deviceDaxRelease } from './dax/device-dax.ts';
+import { daxBreakLayoutFinal } from './dax/layout.ts';
 import { createDaxState } from './dax/state.ts';
 import { extentEvict } from './extent/inode.ts';
 import { F_SEAL_SEAL } from './seals.ts';
@@ -70,6 +71,7 @@ export function* mappingPut(k: Kernel, mapping: AddressSpace): Path<void> {
   if (mapping.users < 0) throw new Error(`address space ${mapping.id}: more puts than users`);
   if (mapping.kind === 'hugetlbfs') hugetlbUnreserveFile(k, mapping);
   if (mapping.device?.how === 'dax') deviceDaxRelease(k, mapping);
+  if (mapping.dax !== null) yield* daxBreakLayoutFinal(k, mapping);
   for (const pgoff of [...mapping.pages.keys()]) yield* evict(k, mapping, pgoff);
   for (const [pgoff, slot] of [...mapping.swapped]) {
     mapDelete(mapping.swapped, pgoff);

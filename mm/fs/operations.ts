@@ -5,6 +5,7 @@
 import type { Path } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import { extentOperations } from './extent/operations.ts';
+import { extentSyncMetadata } from './extent/sync.ts';
 import { secretmemGetPage } from './secretmem.ts';
 import { shmemGetPage } from './shmem.ts';
 
@@ -39,8 +40,16 @@ export interface AddressSpaceOperations {
 const SHMEM: AddressSpaceOperations = { getPage: shmemGetPage };
 const SECRETMEM: AddressSpaceOperations = { getPage: secretmemGetPage };
 
+/** There is no page cache to get a page into: faults, read() and write() have their own way (dax/). */
+const FSDAX: AddressSpaceOperations = {
+  getPage: (_k, { id }) => {
+    throw new Error(`file ${id} is DAX: it has no page cache`);
+  },
+  syncMetadata: extentSyncMetadata,
+};
+
 /**
- * @throws Error for a kind whose pages come another way: hugetlbfs, a driver's file, DAX
+ * @throws Error for a kind whose pages come another way: hugetlbfs, a driver's file
  */
 export const operationsOf = (mapping: AddressSpace): AddressSpaceOperations => {
   switch (mapping.kind) {
@@ -50,6 +59,8 @@ export const operationsOf = (mapping: AddressSpace): AddressSpaceOperations => {
       return SECRETMEM;
     case 'extent':
       return extentOperations;
+    case 'fsdax':
+      return FSDAX;
     default:
       throw new Error(`${mapping.kind} has no operations of the page cache`);
   }

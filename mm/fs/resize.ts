@@ -4,7 +4,8 @@
  * ext4_punch_hole(), mm/truncate.c:truncate_setsize().
  *
  * i_rwsem keeps other writers out, invalidate_lock keeps pages from coming back meanwhile. Nobody waits
- * for pins: whoever holds a page keeps a frame without a file.
+ * for pins: whoever holds a page keeps a frame without a file. Only of DAX, where the frame is the block,
+ * the blocks are free when nobody holds them (dax/layout.ts).
  */
 import { PAGE_SIZE } from '#emu';
 import { downWrite, upWrite } from '../cache/rwsem.ts';
@@ -12,6 +13,7 @@ import { truncateInodePagesRange } from '../cache/truncate.ts';
 import { unmapMappingRange } from '../cache/unmap.ts';
 import { type Path, YP_TRUNCATE_UNMAPPED } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
+import { daxBreakLayouts } from './dax/layout.ts';
 import { inodeOfMapping, setInodeSize } from './extent/inode.ts';
 import { extentFreeBlocks, extentSetSize, extentZeroRange } from './extent/size.ts';
 
@@ -36,15 +38,19 @@ function* shrink(k: Kernel, mapping: AddressSpace, sizeBytes: number): Path<numb
   return yield* extentSetSize(k, mapping, sizeBytes);
 }
 
-/** ftruncate(). @returns 0, -EFBIG, -ENOSPC, -ENOMEM, -EIO */
+/** ftruncate(). @returns 0, -EFBIG, -ENOSPC, -ENOMEM, -EIO; -EINTR while it waited for pages of a DAX file */
 export function* resizeFile(k: Kernel, mapping: AddressSpace, sizeBytes: number): Path<number> {
   const inode = inodeOfMapping(mapping);
   yield* downWrite(inode.lock);
   yield* downWrite(mapping.invalidateLock);
   const shorter = sizeBytes < inode.sizeBytes;
-  const error = shorter
-    ? yield* shrink(k, mapping, sizeBytes)
-    : yield* extentSetSize(k, mapping, sizeBytes);
+  let error = 0;
+  if (shorter && mapping.dax !== null)
+    error = yield* daxBreakLayouts(k, mapping, sizeBytes, Number.POSITIVE_INFINITY);
+  if (error === 0)
+    error = shorter
+      ? yield* shrink(k, mapping, sizeBytes)
+      : yield* extentSetSize(k, mapping, sizeBytes);
   upWrite(mapping.invalidateLock);
   upWrite(inode.lock);
   return error;
@@ -84,7 +90,7 @@ function* punchLocked(
   return yield* extentFreeBlocks(k, mapping, first, nr);
 }
 
-/** fallocate(FALLOC_FL_PUNCH_HOLE). @returns 0, -ENOSPC, -ENOMEM, -EIO */
+/** fallocate(FALLOC_FL_PUNCH_HOLE). @returns 0, -ENOSPC, -ENOMEM, -EIO, -EINTR as resizeFile */
 export function* punchFile(
   k: Kernel,
   mapping: AddressSpace,
@@ -97,7 +103,10 @@ export function* punchFile(
   const { sizeBytes } = inode;
   const end = endByte >= sizeBytes ? roundUp(sizeBytes) : endByte;
   yield* downWrite(mapping.invalidateLock);
-  const error = startByte < end ? yield* punchLocked(k, mapping, startByte, end) : 0;
+  let error = 0;
+  if (startByte < end && mapping.dax !== null)
+    error = yield* daxBreakLayouts(k, mapping, startByte, end);
+  if (startByte < end && error === 0) error = yield* punchLocked(k, mapping, startByte, end);
   upWrite(mapping.invalidateLock);
   upWrite(inode.lock);
   return error;

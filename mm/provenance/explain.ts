@@ -15,6 +15,7 @@ import {
 } from '../folio/folio.ts';
 import { folioHasPincount, folioPinCount, GUP_PIN_COUNTING_BIAS } from '../folio/pin.ts';
 import {
+  PG_DEVDAX,
   PG_HWPOISON,
   PG_ISOLATED,
   PG_RESERVED,
@@ -65,7 +66,7 @@ export interface FrameHolders {
   cache: { mapping: number; kind: AddressSpace['kind']; pgoff: number; references: number } | null;
   /** The swap cache: the slot of the page, one reference for each page of the folio. */
   swapCache: { slot: number; references: number } | null;
-  /** The kernel's own reference: 'isolated', 'reserved', 'page table', 'hwpoison'. */
+  /** The kernel's own reference: 'isolated', 'reserved', 'page table', 'hwpoison', 'device-dax'. */
   kernel: string[];
   pipes: { pipe: number; buffer: number; hold: PipeHold }[];
   fixedBuffers: { buffer: number; mm: number; hva: number }[];
@@ -195,6 +196,7 @@ const kernelOf = (k: Kernel, folio: number): string[] =>
       [PG_RESERVED, 'reserved'],
       [PG_TABLE, 'page table'],
       [PG_HWPOISON, 'hwpoison'],
+      [PG_DEVDAX, 'device-dax'],
     ] as const
   ).flatMap(([flag, name]) => (folioTestFlags(k, folio, flag) ? [name] : []));
 

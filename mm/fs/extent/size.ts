@@ -9,6 +9,7 @@
 import { readOnce, setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import { blockDeviceOf } from '../../block/device.ts';
+import { pmemPersist } from '../../block/pmem.ts';
 import { folioWaitStable } from '../../cache/clean.ts';
 import { EFBIG, EINVAL } from '../../errno.ts';
 import { folioMarkDirty, folioOf, folioPut, folioUnlock } from '../../folio/folio.ts';
@@ -91,8 +92,11 @@ export function* extentZeroRange(
     throw new Error(`inode ${inode.ino}: ${startByte} to ${endByte} is more than a page`);
   const block = blockAt(inode, pgoff);
   if (mapping.kind === 'fsdax') {
-    if (block >= 0)
-      zeroBytes(k, blockDeviceOf(k, fs.device).pmemPage + block, within, endByte - startByte);
+    if (block >= 0) {
+      const dev = blockDeviceOf(k, fs.device);
+      zeroBytes(k, dev.pmemPage + block, within, endByte - startByte);
+      pmemPersist(k, dev, block * PAGE_SIZE + within, endByte - startByte);
+    }
     return 0;
   }
   if (block < 0 && !mapping.pages.has(pgoff)) return 0;
