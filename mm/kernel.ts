@@ -56,6 +56,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
       neverUnshare: false,
       hugetlbAlwaysReuses: false,
       migratePinned: false,
+      longtermPinsTracked: false,
       gupFastSkipsSeq: false,
       gupFastSkipsRecheck: false,
       gupFastMarksLate: false,

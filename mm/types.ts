@@ -338,6 +338,8 @@ export interface Sabotage {
   hugetlbAlwaysReuses: boolean;
   /** Migration ignores the pins of a folio. */
   migratePinned: boolean;
+  /** A pin for writing and for good takes pages of a file that has to know of first writes. */
+  longtermPinsTracked: boolean;
   /** GUP-fast pins whatever the fork sequence says. */
   gupFastSkipsSeq: boolean;
   /** GUP-fast does not read an entry again after counting its page. */

@@ -44,7 +44,7 @@ export function* accessThroughTables(
   const found = new Int32Array(1);
   for (;;) {
     const vma = findVma(mm, at);
-    if (vma === null || checkVmaFlags(vma, flags) !== 0 || fatalSignalPending(k)) return false;
+    if (vma === null || checkVmaFlags(k, vma, flags) !== 0 || fatalSignalPending(k)) return false;
     const n = followPageMask(k, vma, at, 1, flags, found, 0);
     if (n === 1) {
       copy(found[0]!);

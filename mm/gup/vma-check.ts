@@ -6,7 +6,7 @@
  */
 import { EFAULT, EOPNOTSUPP } from '../errno.ts';
 import { vmaIsSecretmem } from '../fs/secretmem.ts';
-import type { AddressSpace, Vma } from '../types.ts';
+import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import {
   isCowMapping,
   VM_HUGETLB,
@@ -63,16 +63,17 @@ export const vmaNeedsDirtyTracking = ({ flags, mapping }: Vma): boolean =>
   FILE_RULES[mapping.kind].tracksDirty;
 
 /** A write through a pin without time limit would come long after writeback. */
-const writableFileMappingAllowed = (vma: Vma, flags: number): boolean => {
+const writableFileMappingAllowed = (k: Kernel, vma: Vma, flags: number): boolean => {
   const longterm = FOLL_PIN | FOLL_LONGTERM;
-  return (flags & longterm) !== longterm || !vmaNeedsDirtyTracking(vma);
+  if ((flags & longterm) !== longterm || k.sabotage.longtermPinsTracked) return true;
+  return !vmaNeedsDirtyTracking(vma);
 };
 
 /** Reading without VM_READ, writing without VM_WRITE: what FOLL_FORCE overrides. @returns 0 or -EFAULT */
-const checkAccess = (vma: Vma, flags: number): number => {
+const checkAccess = (k: Kernel, vma: Vma, flags: number): number => {
   const force = (flags & FOLL_FORCE) !== 0;
   if ((flags & FOLL_WRITE) !== 0) {
-    if (!writableFileMappingAllowed(vma, flags)) return -EFAULT;
+    if (!writableFileMappingAllowed(k, vma, flags)) return -EFAULT;
     if ((vma.flags & VM_WRITE) !== 0) return 0;
     return force && isCowMapping(vma.flags) ? 0 : -EFAULT;
   }
@@ -81,11 +82,11 @@ const checkAccess = (vma: Vma, flags: number): number => {
 };
 
 /** @returns 0, -EFAULT or -EOPNOTSUPP */
-export const checkVmaFlags = (vma: Vma, flags: number): number => {
+export const checkVmaFlags = (k: Kernel, vma: Vma, flags: number): number => {
   if (!vmaCanGup(vma)) return -EFAULT;
   if ((flags & FOLL_ANON) !== 0 && !vmaIsAnonymous(vma)) return -EFAULT;
   if ((flags & FOLL_LONGTERM) !== 0 && vmaIsFsdax(vma)) return -EOPNOTSUPP;
   if ((flags & FOLL_SPLIT_PMD) !== 0 && (vma.flags & VM_HUGETLB) !== 0) return -EOPNOTSUPP;
   if (vmaIsSecretmem(vma)) return -EFAULT;
-  return checkAccess(vma, flags);
+  return checkAccess(k, vma, flags);
 };

@@ -96,11 +96,11 @@ function* faultinPage(
 }
 
 /** The VMA of an address, if GUP may do this to it; else why not. */
-const lookUpVma = (mm: MmStruct, hva: number, flags: number): Vma | number => {
+const lookUpVma = (k: Kernel, mm: MmStruct, hva: number, flags: number): Vma | number => {
   const vma = findVma(mm, hva);
   const populate = (flags & FOLL_MADV_POPULATE) !== 0;
   if (vma === null) return populate ? -ENOMEM : -EFAULT;
-  const refused = checkVmaFlags(vma, flags);
+  const refused = checkVmaFlags(k, vma, flags);
   if (refused === 0) return vma;
   return populate ? -EINVAL : refused;
 };
@@ -126,7 +126,7 @@ function* walkPages(
   let n = 0;
   while (n < nrPages) {
     if (vma === null || hva >= vma.end) {
-      const found = lookUpVma(mm, hva, flags);
+      const found = lookUpVma(k, mm, hva, flags);
       if (typeof found === 'number') return n > 0 ? n : found;
       vma = found;
     }

@@ -1,6 +1,7 @@
 /**
- * `gupbed selftest` against a real kernel's answers: the matrix of tools/testing/selftests/mm/cow.c, as
- * Linux 7.2.13 for riscv64 ran it (selftest-matrix.tsv), and what each rule is needed for.
+ * `gupbed selftest` against a real kernel's answers: the rows of cow.c and gup_longterm.c in
+ * tools/testing/selftests/mm/, as Linux 7.2.13 for riscv64 ran them (selftest-matrix.tsv), and what each
+ * rule is needed for.
  */
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -18,24 +19,32 @@ import {
   setPolicyApi,
 } from '#mm';
 import { FOLL_WRITE, pinUserPagesFast } from '#mm/driver-api';
-import { MATRIX, type Row } from '../../testbed/selftest/matrix.ts';
+import { type Row, rowsOf, type SuiteName } from '../../testbed/selftest/matrix.ts';
 import { runRows } from '../../testbed/selftest/run.ts';
 import { tapRow } from '../../testbed/selftest/tap.ts';
 import { type Answer, type RowResult, RowSkipped } from '../../testbed/selftest/verdict.ts';
 import { buildCli, type Cli } from '../support/cli.ts';
 import { sourcesOf, withoutComments } from '../support/sources.ts';
 
-/** Names of the rows of suite `cow` and Linux's answers: ok, skip, xfail. */
-const LINUX: Map<string, string> = new Map(
-  readFileSync(new URL('./selftest-matrix.tsv', import.meta.url), 'utf8')
-    .split('\n')
-    .map((line) => line.split('\t'))
-    .flatMap(([suite, name = '', answer = '']) => (suite === 'cow' ? [[name, answer]] : [])),
-);
+/** Names of the rows of a suite and Linux's answers: ok, skip, xfail. */
+const linuxAnswers = (wanted: SuiteName): Map<string, string> =>
+  new Map(
+    readFileSync(new URL('./selftest-matrix.tsv', import.meta.url), 'utf8')
+      .split('\n')
+      .map((line) => line.split('\t'))
+      .flatMap(([suite, name = '', answer = '']) => (suite === wanted ? [[name, answer]] : [])),
+  );
+const LINUX = linuxAnswers('cow');
+const LINUX_LONGTERM = linuxAnswers('gup_longterm');
 
-const run = (policy: PolicyName, sabotage: Partial<Sabotage> = {}): RowResult[] => [
-  ...runRows(MATRIX, { policy: createPolicy(policy), sabotage }),
-];
+const MATRIX = rowsOf('cow', false);
+const LONGTERM = rowsOf('gup_longterm', false);
+
+const run = (
+  policy: PolicyName,
+  sabotage: Partial<Sabotage> = {},
+  rows: readonly Row[] = MATRIX,
+): RowResult[] => [...runRows(rows, { policy: createPolicy(policy), sabotage })];
 
 /** `not ok` and `skip` rows, with why: what a failing test shows. */
 const troubles = (results: RowResult[]): string[] =>
@@ -99,6 +108,38 @@ describe('the matrix of the cow self-test', () => {
     const rows = MATRIX.filter(({ name }) => name.startsWith('vmsplice'));
     expect(rows).toHaveLength(4 * 53);
     expect(troubles([...runRows(rows, { policy })])).toEqual([]);
+  });
+});
+
+describe('the rows of the gup_longterm self-test', () => {
+  it('are 40, by the names that Linux 7.2.13 prints and in its order', () => {
+    expect(LONGTERM.map(({ name }) => name)).toEqual([...LINUX_LONGTERM.keys()]);
+    expect(LINUX_LONGTERM.size).toBe(40);
+  });
+
+  for (const policy of ['linux-6.5', 'linux-7', 'target'] as const)
+    it(`are answered as Linux does: all ok under ${policy}`, () => {
+      expect([...LINUX_LONGTERM.values()]).toEqual(new Array(40).fill('ok'));
+      const results = run(policy, {}, LONGTERM);
+      expect(troubles(results)).toEqual([]);
+      expect(results).toHaveLength(40);
+    });
+
+  it('without the rule longtermPinsTracked pins for writing of a shared local file are taken, and found', () => {
+    const results = run('target', { longtermPinsTracked: true }, LONGTERM);
+    expect(namesOf(results, 'not ok')).toEqual([
+      'R/W longterm GUP pin in MAP_SHARED file mapping ... with local tmpfile',
+      'R/W longterm GUP-fast pin in MAP_SHARED file mapping ... with local tmpfile',
+      'io_uring fixed buffer with MAP_SHARED file mapping ... with local tmpfile',
+    ]);
+    for (const { answer, reasons } of results)
+      if (answer !== 'ok')
+        expect(reasons).toEqual(['a file of extent was pinned, and must not be']);
+  });
+
+  it('with 1 GiB pages there are ten more', () => {
+    const names = rowsOf('gup_longterm', true).map(({ name }) => name);
+    expect(names.filter((name) => name.includes('1048576 kB'))).toHaveLength(10);
   });
 });
 
@@ -311,6 +352,16 @@ describe('gupbed selftest', () => {
     );
   });
 
+  it('--suite gup_longterm has the rows of that test, all of them ok', () => {
+    const { code, stdout } = cli.run('selftest', '--suite', 'gup_longterm');
+    const lines = stdout.trimEnd().split('\n');
+    expect(lines.slice(0, -2)).toEqual([...LINUX_LONGTERM.keys()].map((name) => `ok      ${name}`));
+    expect(lines.at(-1)).toMatch(
+      /^40 rows under linux-7: 40 ok, 0 not ok, 0 skipped, in [\d.]+ s$/,
+    );
+    expect(code).toBe(0);
+  });
+
   it('--gigantic has rows of 1 GiB pages as well', () => {
     const names = cli.run('selftest', '--list', '--gigantic').stdout.trimEnd().split('\n');
     expect(names.filter((name) => name.endsWith('hugetlb (1048576 kB)'))).toHaveLength(14 + 3);
@@ -325,6 +376,7 @@ describe('gupbed selftest', () => {
     { words: ['--set', 'nobody=get'], says: /nobody/ },
     { words: ['--tap', '--json'], says: /--tap or --json/ },
     { words: ['--tap', '--list'], says: /--list/ },
+    { words: ['--suite', 'hmm'], says: /--suite hmm: it is cow or gup_longterm/ },
     { words: ['--frob'], says: /--frob/ },
   ])
     it(`${words.join(' ')} is refused with one line and exit code 2`, () => {

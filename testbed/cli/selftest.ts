@@ -1,6 +1,6 @@
-/** `gupbed selftest`: the matrix of the kernel's `cow` self-test, run on the host model. */
+/** `gupbed selftest`: the rows of the kernel's self-tests `cow` and `gup_longterm`, run on the host model. */
 import { paint, type Style, wantsColour } from '../report/table.ts';
-import { GIGANTIC_MATRIX, MATRIX, type Row } from '../selftest/matrix.ts';
+import { type Row, rowsOf, SUITE_NAMES } from '../selftest/matrix.ts';
 import { runRows, type Summary, summaryOf } from '../selftest/run.ts';
 import { tapHead, tapRow, tapTotals } from '../selftest/tap.ts';
 import type { Answer, RowResult } from '../selftest/verdict.ts';
@@ -24,6 +24,7 @@ export const selftestCommand = async (words: string[]): Promise<number> => {
     json: { type: 'boolean', default: false },
     list: { type: 'boolean', default: false },
     gigantic: { type: 'boolean', default: false },
+    suite: { type: 'string', default: 'cow' },
   });
   const policy = changedPolicyOf(args);
   const json = wantsJson(args);
@@ -33,7 +34,11 @@ export const selftestCommand = async (words: string[]): Promise<number> => {
   if (tap && list)
     throw new UsageError('selftest: --list runs nothing, so there is no --tap of it');
   const gigantic = args.values['gigantic'] === true;
-  const rows = chosenRows(args, gigantic ? GIGANTIC_MATRIX : MATRIX);
+  const named = args.values['suite'];
+  const suite = SUITE_NAMES.find((name) => name === named);
+  if (suite === undefined)
+    throw new UsageError(`selftest: --suite ${named}: it is ${SUITE_NAMES.join(' or ')}`);
+  const rows = chosenRows(args, rowsOf(suite, gigantic));
   if (list) {
     const names = rows.map(({ name }) => name);
     print(json ? [JSON.stringify(names, null, 2)] : names);

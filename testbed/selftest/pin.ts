@@ -1,9 +1,11 @@
-/** A read-only pin without time limit, as a driver takes it: what the kernel's gup_test module does. */
+/** A pin without time limit, as a driver takes it: what the kernel's gup_test module does. */
 import { PAGE_SIZE } from '#emu';
 import {
   drive,
   FOLL_LONGTERM,
+  FOLL_WRITE,
   type Kernel,
+  type MmStruct,
   mmapRead,
   pinUserPages,
   pinUserPagesFast,
@@ -13,36 +15,48 @@ import {
 import { type Content, differsFrom } from './content.ts';
 import type { Task } from './task.ts';
 import type { Trial } from './trial.ts';
-import { must, RowFailed } from './verdict.ts';
+import { RowFailed } from './verdict.ts';
 
 export class LongtermPin {
   private readonly k: Kernel;
+  private readonly mm: MmStruct;
   private readonly pages: Int32Array;
   private nrPinned: number;
 
-  /**
-   * Pins whole pages for reading; released with the row, if not before.
-   * @throws RowFailed when not all can be pinned
-   */
-  constructor(trial: Trial, task: Task, hva: number, lenBytes: number, fast: boolean) {
+  /** Of `lenBytes`, whole pages; nothing is pinned yet. What will be is released with the row, if not before. */
+  constructor(trial: Trial, task: Task, lenBytes: number) {
     const { k, mm } = task.process;
-    const nrPages = lenBytes / PAGE_SIZE;
     this.k = k;
-    this.pages = new Int32Array(nrPages);
+    this.mm = mm;
+    this.pages = new Int32Array(lenBytes / PAGE_SIZE);
     this.nrPinned = 0;
     trial.defer(() => this.release());
-    while (this.nrPinned < nrPages) {
+  }
+
+  /**
+   * Pins all pages, in as many calls as it takes.
+   * @returns 0; -errno, and none is pinned
+   * @throws RowFailed where a call takes none, and says nothing
+   */
+  start(hva: number, fast: boolean, write: boolean): number {
+    const { k, mm } = this;
+    const flags = FOLL_LONGTERM | (write ? FOLL_WRITE : 0);
+    while (this.nrPinned < this.pages.length) {
       const at = hva + this.nrPinned * PAGE_SIZE;
       const rest = this.pages.subarray(this.nrPinned);
       const pinned = drive(
         fast
-          ? pinUserPagesFast(k, mm, at, rest.length, FOLL_LONGTERM, rest)
-          : mmapRead(mm, pinUserPages(k, mm, at, rest.length, FOLL_LONGTERM, rest)),
+          ? pinUserPagesFast(k, mm, at, rest.length, flags, rest)
+          : mmapRead(mm, pinUserPages(k, mm, at, rest.length, flags, rest)),
       );
-      if (must('the pin', pinned) === 0)
-        throw new RowFailed(`the pin stops at page ${this.nrPinned}`);
+      if (pinned === 0) throw new RowFailed(`the pin stops at page ${this.nrPinned}`);
+      if (pinned < 0) {
+        this.release();
+        return pinned;
+      }
       this.nrPinned += pinned;
     }
+    return 0;
   }
 
   /** Reads every page through the pin. @returns offset of the first byte that differs, -1 for none */

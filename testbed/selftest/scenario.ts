@@ -4,6 +4,7 @@
  * A row is one of each. The kind makes a process with memory of its sort; the scenario does things to
  * it, compares bytes, and throws RowFailed where they are not what they must be.
  */
+import type { AddressSpace } from '#mm';
 import type { Content } from './content.ts';
 import type { Task } from './task.ts';
 import type { Trial } from './trial.ts';
@@ -23,14 +24,18 @@ export interface TwiceMapped extends Memory {
   otherHva: number;
 }
 
-export interface Kind<M extends Memory = Memory> {
+export interface Kind<M = Memory> {
   title: string;
   /** @throws RowSkipped where this host cannot have such memory */
   make(trial: Trial): M;
 }
 
-export interface Scenario<M extends Memory = Memory> {
+export interface Scenario<M = Memory> {
   title: string;
   /** @throws RowFailed */
   run(trial: Trial, memory: M): void;
 }
+
+/** A file that nobody has mapped yet, and what a scenario does with it. */
+export type FileKind = Kind<AddressSpace>;
+export type FileScenario = Scenario<AddressSpace>;

@@ -6,8 +6,12 @@
  */
 import { Mmu, PhysMemory } from '#emu';
 import {
+  blockDeviceCreate,
   checkKernel,
   createKernel,
+  extentCheck,
+  type ExtentFs,
+  extentMkfs,
   HPAGE_PMD_NR,
   HPAGE_PMD_ORDER,
   HUGETLB_ORDER_1G,
@@ -31,6 +35,8 @@ export const GIGANTIC_RAM_BYTES = 3 * 1024 * MIB;
 const SWAP_SLOTS = 4096;
 /** hugetlb pages: one for a process, and one for its copy. */
 const POOL_PAGES = 2;
+/** Blocks of the disk: 1 MiB, for files of one page. */
+const DISK_BLOCKS = 256;
 
 export interface WorldOptions {
   policy: Policy;
@@ -44,6 +50,8 @@ export interface World {
   k: Kernel;
   /** The MMU of the hart that every process runs on, in turns. */
   mmu: Mmu;
+  /** The file system on the host's disk, empty. */
+  fs: ExtentFs;
   /** Free pages while nothing runs. */
   freeAtStart: number;
 }
@@ -60,7 +68,8 @@ export const createWorld = (options: WorldOptions): World => {
   swapon(k, SWAP_SLOTS);
   hugetlbSetPool(k, HUGETLB_ORDER_2M, POOL_PAGES);
   if (gigantic) hugetlbSetPool(k, HUGETLB_ORDER_1G, POOL_PAGES);
-  return { k, mmu, freeAtStart: nrFreePages(k) };
+  const fs = extentMkfs(k, blockDeviceCreate(k, 'disk', DISK_BLOCKS));
+  return { k, mmu, fs, freeAtStart: nrFreePages(k) };
 };
 
 /** Frames that the host takes when it first needs them, and keeps. */
@@ -69,9 +78,11 @@ const keptFrames = ({ hugeZeroFolio }: KernelState): number =>
 
 /** What is left on the host that nobody uses any more: violations of the kernel's rules, and leaks. */
 export const leftBehind = (world: World): string[] => {
-  const { k } = world;
+  const { k, fs } = world;
   const { stat } = k.state;
   const report = checkKernel(k, { quiescent: true });
+  report.push(...extentCheck(k, fs));
+  if (fs.inodes.size > 0) report.push(`leak: ${fs.inodes.size} files are left on the disk`);
   const pins = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
   if (pins !== 0) report.push(`leak: ${pins} pins were never released`);
   const lost = world.freeAtStart - keptFrames(k.state) - nrFreePages(k);

@@ -1,25 +1,19 @@
 /** Pages of private mappings that are not anonymous: zero pages, and pages of files. */
-import { PAGE_SHIFT, PAGE_SIZE } from '#emu';
+import { PAGE_SIZE } from '#emu';
 import {
   type AddressSpace,
-  drive,
   HPAGE_PMD_ORDER,
   HPAGE_PMD_SIZE,
-  MAP_HUGE_SHIFT,
   MAP_PRIVATE,
   MAP_SHARED,
-  MFD_HUGETLB,
-  memfdCreate,
   PROT_READ,
-  shmemCreate,
-  mappingPut,
 } from '#mm';
-import { errnoName } from '../../report/errno-names.ts';
 import { ZEROES } from '../content.ts';
 import type { Kind, TwiceMapped } from '../scenario.ts';
 import { RW, type Task } from '../task.ts';
 import type { Trial } from '../trial.ts';
-import { RowFailed, RowSkipped } from '../verdict.ts';
+import { RowFailed } from '../verdict.ts';
+import { hugetlbMemfd, hugetlbTitle, memfd, tmpfile } from './file.ts';
 
 /**
  * Reads both mappings, which maps what they have. The other one first: it gives a file its pages, while
@@ -55,7 +49,6 @@ const hugeZeroPage = (trial: Trial): TwiceMapped => {
 
 /** A file, mapped privately, and shared by the mapping that only reads. */
 const file = (trial: Trial, mapping: AddressSpace): TwiceMapped => {
-  trial.defer(() => drive(mappingPut(trial.world.k, mapping)));
   const task = trial.start();
   const lenBytes = mapping.nrPages * PAGE_SIZE;
   const hva = task.mmap({ lenBytes, prot: RW, flags: MAP_PRIVATE, mapping });
@@ -63,26 +56,15 @@ const file = (trial: Trial, mapping: AddressSpace): TwiceMapped => {
   return populated(task, hva, otherHva, lenBytes);
 };
 
-/** @param flags MFD_* */
-const memfd = (trial: Trial, nrPages: number, flags: number): AddressSpace => {
-  const mapping = memfdCreate(trial.world.k, nrPages, flags);
-  if (typeof mapping === 'number')
-    throw new RowSkipped(`memfd_create() failed: ${errnoName(mapping)}`);
-  return mapping;
-};
-
 /** A file of one huge page. @param order log2 of its pages */
 export const hugetlbFileKind = (order: number): Kind<TwiceMapped> => ({
-  title: `memfd hugetlb (${(PAGE_SIZE / 1024) * 2 ** order} kB)`,
-  make: (trial) => {
-    const flags = MFD_HUGETLB | ((order + PAGE_SHIFT) << MAP_HUGE_SHIFT);
-    return file(trial, memfd(trial, 2 ** order, flags));
-  },
+  title: hugetlbTitle(order),
+  make: (trial) => file(trial, hugetlbMemfd(trial, order)),
 });
 
 export const TWICE_MAPPED_KINDS: readonly Kind<TwiceMapped>[] = [
   { title: 'shared zeropage', make: zeroPage },
   { title: 'memfd', make: (trial) => file(trial, memfd(trial, 1, 0)) },
-  { title: 'tmpfile', make: (trial) => file(trial, shmemCreate(trial.world.k, 1)) },
+  { title: 'tmpfile', make: (trial) => file(trial, tmpfile(trial, 1)) },
   { title: 'huge zeropage', make: hugeZeroPage },
 ];

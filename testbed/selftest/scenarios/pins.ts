@@ -8,13 +8,14 @@ import { MODIFIED } from '../content.ts';
 import { LongtermPin } from '../pin.ts';
 import type { Memory, Scenario } from '../scenario.ts';
 import type { Trial } from '../trial.ts';
-import { RowFailed } from '../verdict.ts';
+import { must, RowFailed } from '../verdict.ts';
 import { protectAndBack } from './fork.ts';
 
 /** Pins, writes, and reads through the pin. */
 export const writeUnderPin = (trial: Trial, memory: Memory, fast: boolean): void => {
   const { task, hva, lenBytes } = memory;
-  const pin = new LongtermPin(trial, task, hva, lenBytes, fast);
+  const pin = new LongtermPin(trial, task, lenBytes);
+  must('the pin', pin.start(hva, fast, false));
   task.write(hva, lenBytes, MODIFIED);
   const at = pin.differsAt(MODIFIED);
   if (at >= 0) throw new RowFailed(`the pin does not see what the process writes: byte ${at}`);
