@@ -432,6 +432,16 @@ describe('what goes wrong', () => {
     expect(search.violation).toMatchObject({ message: 'x is not 0', schedule: { length: 1 } });
   });
 
+  it('the same of a set', () => {
+    const record = { bad: new Set([1]) };
+    function* path(): ActorPath {
+      yield 'has done nothing';
+      record.bad.add(2);
+    }
+    const scenario = toy(new Int32Array(1), { a: path, b: path }, nothing, 'sc', { roots: record });
+    expect(() => searched(scenario, 1)).toThrow(/toy: a run left state\.bad\S* changed/);
+  });
+
   it('a change that did not go through the cells: the next run says where it is', () => {
     const record = { tidy: 0, sloppy: { count: 0 } };
     function* path(): ActorPath {

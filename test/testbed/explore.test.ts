@@ -86,14 +86,87 @@ describe('pin against try-share — 1.4 steps 4 and 5, 1.5, 2.13', () => {
   });
 });
 
+describe("a debugger's write against writeback: S9 — 1.12, 2.7", () => {
+  const NAME = 'ptrace-writeback';
+  /** Who goes on after whom, and where each stops. */
+  const stepsOf = (variant: string): string[] =>
+    verdictOf(NAME, variant).violation!.steps.map(({ actor, point }) => `${actor} ${point}`.trim());
+
+  for (const { variant, keeps } of [
+    { variant: 'right', keeps: 'through the page tables: I6, I7, I8 and checksums' },
+    { variant: 'pin-bounce', keeps: 'a pin that writeback respects: I6, I7, I8 and checksums' },
+    { variant: 'lock-recheck', keeps: 'the entry looked at under the folio lock: the same' },
+    { variant: 'recheck', keeps: 'the entry looked at after the copy: I6, I7 and I8' },
+  ])
+    it(`${keeps}, in every order with two preemptions`, () => {
+      const verdict = verdictOf(NAME, variant);
+      expect(verdict).toMatchObject({ ended: 'holds', asDeclared: true, bound: 2 });
+      expect(verdict.schedules).toBeGreaterThan(10);
+    });
+
+  for (const { variant, says, preemptions } of [
+    { variant: 'linux', says: /^I7: the page is dirty, and the file system was not asked$/ },
+    { variant: 'pin', says: /^I7: / },
+    { variant: 'lock', says: /^I7: / },
+    { variant: 'linux-bytes', says: /^I8: the page is clean, and the device does not have/ },
+    { variant: 'never-dirty', says: /^I8: the page is clean, and the device does not have/ },
+    { variant: 'no-stable-pages', says: /^checksum: / },
+    { variant: 'recheck-checksums', says: /^checksum: /, preemptions: 2 },
+  ])
+    it(`${variant} breaks`, () => {
+      const verdict = verdictOf(NAME, variant);
+      expect(verdict).toMatchObject({ declared: 'breaks', ended: 'breaks', asDeclared: true });
+      expect(verdict.violation?.message).toMatch(says);
+      expect(verdict.violation?.preemptions).toBe(preemptions ?? 1);
+    });
+
+  it('S9 is found after a handful of schedules, and has at most eight steps', () => {
+    const { allSchedules } = verdictOf(NAME, 'linux');
+    expect(allSchedules).toBeLessThan(10);
+    expect(stepsOf('linux').length).toBeLessThanOrEqual(8);
+  });
+
+  it('the bytes are lost exactly as 1.12 says: looked up, cleaned and written, copied, marked dirty', () => {
+    expect(stepsOf('linux-bytes')).toEqual([
+      'tracer GUP_LOOKED_UP',
+      'writeback WRITEBACK_CLEANED',
+      'writeback WRITEBACK_STARTED',
+      'writeback BIO_SUBMITTED',
+      'writeback BIO_TRANSFERRED',
+      'writeback',
+      'tracer REMOTE_COPIED',
+      'tracer',
+    ]);
+    const { steps } = verdictOf(NAME, 'linux-bytes').violation!;
+    expect(steps.map(({ changes }) => changes)).toEqual([
+      [],
+      ['entry: rw dirty -> ro clean', 'page: dirty -> clean'],
+      ['promise: made -> none'],
+      [],
+      [],
+      [],
+      ['in memory: 0x0 -> 0xbe'],
+      ['page: clean -> dirty'],
+    ]);
+  });
+});
+
 describe('gupbed explore', () => {
   it('list names every scenario with its variants, and what is declared', () => {
     const { code, stdout } = cli.run('explore', 'list');
     expect(code).toBe(0);
-    for (const line of [/^gup-fast-fork: /m, /^pin-share: /m, /^ {2}no-pin-barrier +breaks {2}/m])
+    for (const line of [
+      /^gup-fast-fork: /m,
+      /^ptrace-writeback: /m,
+      /^ {2}no-pin-barrier +breaks {2}/m,
+    ])
       expect(stdout).toMatch(line);
     const listed = JSON.parse(cli.run('explore', 'list', '--json').stdout) as { name: string }[];
-    expect(listed.map(({ name }) => name)).toEqual(['gup-fast-fork', 'pin-share']);
+    expect(listed.map(({ name }) => name)).toEqual([
+      'gup-fast-fork',
+      'pin-share',
+      'ptrace-writeback',
+    ]);
   });
 
   it('prints the steps of what goes wrong, numbered, with what they changed', () => {
@@ -240,7 +313,8 @@ describe('gupbed explore refuses, before anything runs', () => {
     expect(cli.run('explore', 'pin-shar')).toEqual({
       code: 2,
       stdout: '',
-      stderr: 'gupbed: explore: no scenario pin-shar, there are gup-fast-fork, pin-share\n',
+      stderr:
+        'gupbed: explore: no scenario pin-shar, there are gup-fast-fork, pin-share, ptrace-writeback\n',
     }));
 });
 
