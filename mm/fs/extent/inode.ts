@@ -46,7 +46,6 @@ export const inodeAttach = (k: Kernel, fs: ExtentFs, record: InodeRecord): Addre
     mapping: mapping.id,
     sizeBytes: 0,
     diskSizeBytes: record.sizeBytes,
-    pendingSizeBytes: 0,
     extents: record.extents,
     reserved: new Map(),
     transaction: 0,

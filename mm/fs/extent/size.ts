@@ -45,15 +45,14 @@ export const diskSizeAfter = (
   written: number,
 ): number => {
   const inode = inodeOfMapping(mapping);
-  const { diskSizeBytes, pendingSizeBytes } = inode;
-  const wanted = Math.min(Math.max(endByte, pendingSizeBytes), inode.sizeBytes);
-  if (wanted <= diskSizeBytes || tailIsPending(k, mapping, written)) return diskSizeBytes;
-  return wanted;
+  const wanted = Math.min(endByte, inode.sizeBytes);
+  const stays = wanted <= inode.diskSizeBytes || tailIsPending(k, mapping, written);
+  return stays ? inode.diskSizeBytes : wanted;
 };
 
 /**
- * Data up to `endByte` is on the device: the size in the journal grows, now or when it may. In a
- * handle where diskSizeAfter() says that it grows now.
+ * Data up to `endByte` is on the device: the size in the journal grows, now or by the next fsync(). In
+ * a handle where diskSizeAfter() says that it grows now.
  */
 export const growDiskSize = (
   k: Kernel,
@@ -64,13 +63,9 @@ export const growDiskSize = (
 ): void => {
   const inode = inodeOfMapping(mapping);
   const size = diskSizeAfter(k, mapping, endByte, written);
-  if (size > inode.diskSizeBytes) {
-    setField(inode, 'diskSizeBytes', size);
-    journalDirtyInode(fs, inode);
-  }
-  const wanted = Math.min(endByte, inode.sizeBytes);
-  if (wanted > inode.diskSizeBytes && wanted > inode.pendingSizeBytes)
-    setField(inode, 'pendingSizeBytes', wanted);
+  if (size <= inode.diskSizeBytes) return;
+  setField(inode, 'diskSizeBytes', size);
+  journalDirtyInode(fs, inode);
 };
 
 /**
@@ -170,7 +165,6 @@ export function* extentSetSize(k: Kernel, mapping: AddressSpace, sizeBytes: numb
     const first = Math.ceil(sizeBytes / PAGE_SIZE);
     freeRange(fs, inode, first, FILE_BYTES_MAX / PAGE_SIZE - first);
     setField(inode, 'diskSizeBytes', Math.min(inode.diskSizeBytes, sizeBytes));
-    setField(inode, 'pendingSizeBytes', Math.min(inode.pendingSizeBytes, sizeBytes));
   }
   journalDirtyInode(fs, inode);
   journalStop(fs);

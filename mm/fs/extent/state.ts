@@ -31,8 +31,6 @@ export interface ExtentInode {
    * at most sizeBytes. Compare i_disksize of ext4.
    */
   diskSizeBytes: number;
-  /** The size that diskSizeBytes takes once the page that it ends in has been written; 0: none waits. */
-  pendingSizeBytes: number;
   /** Sorted by pgoff, never overlapping, runs that can be one are one. */
   extents: Extent[];
   /**

@@ -17,11 +17,14 @@ export function* extentSyncMetadata(k: Kernel, mapping: AddressSpace): Path<numb
   const inode = inodeOfMapping(mapping);
   const fs = fsOfInode(k, inode);
   const { journal } = fs;
-  const size = inode.pendingSizeBytes;
-  if (inode.transaction < 0 || diskSizeAfter(k, mapping, size, -1) > inode.diskSizeBytes) {
+  if (
+    inode.transaction < 0 ||
+    diskSizeAfter(k, mapping, inode.sizeBytes, -1) > inode.diskSizeBytes
+  ) {
     const error = yield* journalStart(k, fs, () => inodeCredits(fs, inode, 0));
     if (error !== 0) return error;
-    growDiskSize(k, fs, mapping, size, -1);
+    // Every page has been written: what lies between them is holes.
+    growDiskSize(k, fs, mapping, inode.sizeBytes, -1);
     journalDirtyInode(fs, inode);
     journalStop(fs);
   }

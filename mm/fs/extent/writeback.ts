@@ -168,8 +168,6 @@ function* endWrite(
       growDiskSize(k, fs, mapping, (pgoff + 1) * PAGE_SIZE, pgoff);
       journalStop(fs);
     }
-  } else if (error === 0) {
-    growDiskSize(k, fs, mapping, (pgoff + 1) * PAGE_SIZE, pgoff);
   }
   if (error === 0 || !target.fresh) return error;
   returnBlocks(fs, target.block, 1);
