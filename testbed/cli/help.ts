@@ -122,9 +122,11 @@ example: gupbed bench translate --rounds 7
 
 Runs the matrix of the Linux kernel's self-test cow on the host model, by its names: fork, vmsplice,
 fixed buffers of io_uring and pins, each with every kind of memory. A row is ok when every process,
-pipe and pin sees the bytes that it must see, and nothing is left of the row afterwards.
+pipe and pin sees the bytes that it must see, and nothing is left of the row afterwards. Or that of
+gup_longterm: which files may be pinned for good, for reading and for writing.
 
   PATTERN                  only rows with this in their names; * stands for anything
+  --suite NAME             cow or gup_longterm (default cow)
   --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
   --set USER=API           the policy with one user changed, any number of times (gupbed audit)
   --gigantic               rows with hugetlb pages of 1 GiB as well: 3 GiB of memory, a minute
