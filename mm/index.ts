@@ -17,6 +17,12 @@ export type { HeldPage, MoveReport } from './compact/report.ts';
 export { bioAlloc, bioSubmit, bioWait, blockDeviceFlush } from './block/bio.ts';
 export { blockDeviceCreate, blockDeviceRemove } from './block/device.ts';
 export { blockBytes, blockCrashImage, blockPowerFail } from './block/media.ts';
+export {
+  pmemCrashImage,
+  pmemDeviceCreate,
+  pmemDeviceRemove,
+  pmemPowerFail,
+} from './block/pmem.ts';
 export type { Bio, BioVec, BlockDevice } from './block/state.ts';
 export { blockDirectRead, blockDirectWrite } from './dio/block.ts';
 export { fileDirectRead, fileDirectWrite } from './dio/file.ts';
@@ -123,6 +129,7 @@ export {
   ZONE_NORMAL,
 } from './frames/zone.ts';
 export type { Zone } from './frames/zone.ts';
+export { daxBusyPages } from './fs/dax/layout.ts';
 export { deviceDaxCreate, deviceDaxRemove } from './fs/dax/device-dax.ts';
 export { deviceFileCreate } from './fs/device.ts';
 export type { DeviceMemory } from './fs/device.ts';
