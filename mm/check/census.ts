@@ -30,6 +30,8 @@ export interface Census {
   tables: Uint8Array;
   /** 1: free, by the lists of the buddy allocator; 2: free in a hugetlb pool. */
   free: Uint8Array;
+  /** Folios that are on an LRU list. */
+  listed: Uint8Array;
   /** Id of the first address space that maps the page, 0 = none. */
   firstMm: Int32Array;
   /** By swap slot: entries that name it, and those of them that say they are the only one. */
@@ -46,6 +48,7 @@ const createCensus = (nrPages: number, nrSlots: number): Census => ({
   pinned: new Int32Array(nrPages),
   tables: new Uint8Array(nrPages),
   free: new Uint8Array(nrPages),
+  listed: new Uint8Array(nrPages),
   firstMm: new Int32Array(nrPages),
   swapEntries: new Int32Array(nrSlots + 1),
   swapExclusive: new Int32Array(nrSlots + 1),

@@ -2,7 +2,7 @@
  * The sanitizer: does the kernel's state satisfy the invariants that hold between any two yields?
  *
  * The numbered rules I1, I2, I3, I9, I10 and I11 (a message begins with the number), and that reverse
- * map, resident counts, caches, swap, pools and the buddy allocator agree. It walks everything and
+ * map, resident counts, caches, swap, pools, LRU lists and the buddy allocator agree. It walks everything and
  * believes no counter. With provenance on (mm/provenance/) every reference must have an owner by name,
  * and what pins promise is checked page by page: I4, I13.
  */
@@ -17,6 +17,7 @@ import { checkDirty } from './dirty.ts';
 import { checkFrames, checkPoolSizes, type Holders } from './frames.ts';
 import { countHolders } from './holders.ts';
 import { checkPins } from './pins.ts';
+import { checkLru } from './lru.ts';
 import { checkMm } from './tables.ts';
 import { visitOdpEntries } from '../rdma/odp.ts';
 import { checkReservations } from './hugetlb.ts';
@@ -56,6 +57,7 @@ export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => 
   checkDirty(k, settled, report);
   countHolders(k, census);
   checkBuddy(k, census, settled, report);
+  checkLru(k, census, report);
   checkPools(k, census, report);
   checkZoneDevices(k, census, report);
   const holders = checkFrames(k, census, report);

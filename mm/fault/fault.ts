@@ -7,11 +7,12 @@
  * wp.ts, huge.ts for what one entry of a directory maps, mm/hugetlb/.
  */
 import { PAGE_SIZE } from '#emu';
-import { EFAULT, EINTR } from '../errno.ts';
+import { EFAULT, EINTR, ENOMEM } from '../errno.ts';
 import { hugetlbFault } from '../hugetlb/fault.ts';
 import { type Path, YP_FAULT_DONE, YP_FAULT_LOCKED } from '../path.ts';
 import { pteMkdirty, pteMkyoung, pteNone, ptePresent, pteTable, pteWrite } from '../pgtable/pte.ts';
 import { ptepGet, setPteAt, walkEntry, walkPte } from '../pgtable/walk.ts';
+import { MAX_RECLAIM_RETRIES, reclaimForFault } from '../reclaim/reclaim.ts';
 import { countStat } from '../stat.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { isCowMapping, VM_EXEC, VM_HUGETLB, VM_MAYWRITE, VM_READ, VM_WRITE } from '../vma/flags.ts';
@@ -74,12 +75,24 @@ export function* handleMmFault(
   if (flags < 0) return flags;
   countStat(k, 'pgfault');
   if (k.watched) yield YP_FAULT_LOCKED;
-  const error =
+  let error =
     (vma.flags & VM_HUGETLB) !== 0
       ? yield* hugetlbFault(k, vma, hva, flags)
       : yield* handleEntry(k, vma, hva - (hva % PAGE_SIZE), flags);
+  if (error === -ENOMEM && (vma.flags & VM_HUGETLB) === 0)
+    error = yield* retryWithMemory(k, vma, hva - (hva % PAGE_SIZE), flags);
   if (k.watched) yield YP_FAULT_DONE;
   return error;
+}
+
+/** Reclaims, and tries the fault again, while that frees anything. @returns as handleMmFault */
+function* retryWithMemory(k: Kernel, vma: Vma, at: number, flags: number): Path<number> {
+  for (let retries = 0; retries < MAX_RECLAIM_RETRIES; retries++) {
+    if (!(yield* reclaimForFault(k))) break;
+    const error = yield* handleEntry(k, vma, at, flags);
+    if (error !== -ENOMEM) return error;
+  }
+  return -ENOMEM;
 }
 
 /** By what the tables say about the address. Compare __handle_mm_fault(), handle_pte_fault(). */

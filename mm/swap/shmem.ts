@@ -32,8 +32,14 @@ import { folioAllocSwap, folioFreeSwap, pageSwapSlot } from './cache.ts';
 import { swapinFileSlot } from './in.ts';
 import { swapDuplicate, swapFree } from './slots.ts';
 
-/** One entry of a file's page goes, as in zapping. */
-const unmapOne = (k: Kernel, page: number, vma: Vma, hva: number, word: number): number => {
+/** One entry of a file's page goes, as in zapping. @returns 0, or -EAGAIN: it is locked in memory there */
+export const unmapFileOne = (
+  k: Kernel,
+  page: number,
+  vma: Vma,
+  hva: number,
+  word: number,
+): number => {
   if ((vma.flags & VM_LOCKED) !== 0) return -EAGAIN;
   const folio = folioOf(k, page);
   const pte = ptepGetAndClear(k, word);
@@ -56,7 +62,7 @@ const unmapOne = (k: Kernel, page: number, vma: Vma, hva: number, word: number):
 export function* shmemToSwap(k: Kernel, folio: number): Path<number> {
   const mapping = folioMapping(k, folio);
   if (mapping === null || mapping.kind !== 'shmem') return -EINVAL;
-  const error = yield* unmapFolio(k, folio, 1, unmapOne);
+  const error = yield* unmapFolio(k, folio, 1, unmapFileOne);
   if (error !== 0) return error;
   // Its holder reaches it by number: it stays in the page cache, and faults map it again.
   if (folioMaybeDmaPinned(k, folio)) return -EBUSY;

@@ -307,7 +307,7 @@ const OPERATIONS: Record<string, (s: Setup, was: number[]) => void> = {
   },
   'a fork that finds no memory leaves nothing behind': (s, was) => {
     const hog = createProcess(s.w);
-    mapAnon(hog, 4096, RW, AT);
+    mapAnon(hog, 16384, RW, AT);
     for (let i = 0; hog.store32(at(i), 1) === 0; ) i++;
     expect(drive(fork(s.k, s.p.mm))).toBe(-ENOMEM);
     expect(checkKernel(s.k, { quiescent: true })).toEqual([]);
