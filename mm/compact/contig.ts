@@ -101,12 +101,11 @@ function* migrateRange(
   return 0;
 }
 
-/** Every folio of a range that is not free, beside those that are in the report already. */
+/** Every folio of a range that is not free. */
 const reportBusy = (k: Kernel, startPage: number, endPage: number, report: MoveReport): void => {
-  const known = new Set(report.held.map(({ page }) => page));
-  for (let page = busyPage(k, startPage, endPage, 'contig'); page >= 0 && page < endPage; ) {
+  for (let page = busyPage(k, startPage, endPage, 'contig'); page >= 0; ) {
     const folio = folioOf(k, page);
-    if (!known.has(folio)) report.held.push(heldPage(k, folio));
+    report.held.push(heldPage(k, folio));
     page = busyPage(k, folio + folioNrPages(k, folio), endPage, 'contig');
   }
 };
@@ -116,7 +115,8 @@ const takeRange = (k: Kernel, startPage: number, endPage: number, report: MoveRe
   const error = replaceFreeHugetlbFolios(k, startPage, endPage);
   if (error !== 0) return error;
   if (busyPage(k, startPage, endPage, 'contig') >= 0) {
-    reportBusy(k, startPage, endPage, report);
+    // Behind what did not move nothing has been tried.
+    if (report.held.length === 0) reportBusy(k, startPage, endPage, report);
     return -EBUSY;
   }
   takeIsolatedRange(k, startPage, endPage);

@@ -161,7 +161,7 @@ function* moveAll(
 /** Adds what is in use and in nobody's report. */
 const reportBusy = (k: Kernel, startPage: number, endPage: number, report: OfflineReport): void => {
   const known = new Set(report.held.map(({ page }) => page));
-  for (let page = busyPage(k, startPage, endPage, 'offline'); page >= 0 && page < endPage; ) {
+  for (let page = busyPage(k, startPage, endPage, 'offline'); page >= 0; ) {
     const folio = folioOf(k, page);
     if (!known.has(folio)) report.held.push(heldPage(k, folio));
     page = busyPage(k, folio + folioNrPages(k, folio), endPage, 'offline');
