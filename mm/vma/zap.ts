@@ -87,7 +87,8 @@ const shouldZapNonpresent = (k: Kernel, pte: number, details: ZapDetails): boole
 const shouldZapEntry = (k: Kernel, pte: number, details: ZapDetails): boolean => {
   if (!ptePresent(pte)) return shouldZapNonpresent(k, pte, details);
   const page = vmNormalPage(pte);
-  return page < 0 ? details.evenCows : shouldZap(k, page, details);
+  // What is not counted is nobody's copy: the zero page of a hole, frames of a driver.
+  return page < 0 || shouldZap(k, page, details);
 };
 
 /**
