@@ -11,6 +11,8 @@ import {
   checkKernel,
   createKernel,
   createPolicy,
+  ENOMEM,
+  ENOSPC,
   HostProcess,
   type Kernel,
   type MmStruct,
@@ -22,7 +24,8 @@ import {
   mappingPut,
   YP_WAIT,
 } from '#mm';
-import { folioOf } from '../../../mm/folio/folio.ts';
+import { folioMapcount, folioOf } from '../../../mm/folio/folio.ts';
+import { isZeroFolio } from '../../../mm/folio/pin.ts';
 import { reclaimFolio } from '../../../mm/swap/out.ts';
 import { mmTryCreate } from '../../../mm/vma/mm.ts';
 import { type Rng, rng } from '../../support/rng.ts';
@@ -158,8 +161,28 @@ export class RandomDriver {
     const gets =
       this.k.state.provenance !== null
         ? 0
-        : this.held.reduce((sum, held) => sum + (held.kind === 'get' ? held.n : 0), 0);
+        : this.held.reduce((sum, held) => sum + this.knownGets(held), 0);
     return checkKernel(this.k, { quiescent, gets, secondary: visitSecondary(mmus) });
+  }
+
+  /** References that the sanitizer can tell from an allocation: pages that have not been truncated. */
+  private knownGets({ kind, pages, n }: Held): number {
+    const { mapping } = this.k.state.frames;
+    const piped = new Set(
+      [...this.k.state.pipes.values()].flatMap(({ buffers }) =>
+        buffers.filter(({ hold }) => hold !== 'pin').map(({ page }) => folioOf(this.k, page)),
+      ),
+    );
+    const known = (page: number): boolean => {
+      const folio = folioOf(this.k, page);
+      return (
+        mapping[folio] !== 0 ||
+        piped.has(folio) ||
+        isZeroFolio(this.k, folio) ||
+        folioMapcount(this.k, folio) > 0
+      );
+    };
+    return kind === 'get' ? pages.subarray(0, n).filter(known).length : 0;
   }
 
   /** Lets go of everything. @returns what is left over afterwards, one line each: nothing */
@@ -401,6 +424,13 @@ export class RandomDriver {
     const { file } = word.region;
     if (file === null) return false;
     return file.changing > 0 || file.changed >= start || word.inFile * file.stride >= file.nrPages;
+  }
+
+  /** A read() or write() that failed, or moved fewer bytes, must have had a reason. */
+  excuseFile(file: FileModel, what: string, error: number, start: number): void {
+    if (error === -ENOMEM || error === -ENOSPC) return;
+    if (file.changing > 0 || file.changed >= start) return;
+    throw new Error(`${what} of ${file.name}: ${error}, and nothing in its way`);
   }
 
   /** A file that fits. */

@@ -63,6 +63,10 @@ export interface FileModel {
   /** Changes of its length under way, and when the last one ended. */
   changing: number;
   changed: number;
+  /** write()s under way. */
+  writing: number;
+  /** The word at a page and an offset in it as the device has it when power is lost; null: in memory alone. */
+  durable: ((pgoff: number, offset: number) => number) | null;
   /** Never mapped: direct writes, which mappings are not told of, go to such a file. */
   direct: boolean;
   /** Somebody has written to it who is not the CPU: by a reference or a pin, or a debugger. */
@@ -85,6 +89,8 @@ export const createFileModel = (
   nrPages: mapping.nrPages,
   changing: 0,
   changed: -1,
+  writing: 0,
+  durable: null,
   direct,
   behind: false,
 });

@@ -14,6 +14,15 @@ import { folioOf } from '../../../mm/folio/folio.ts';
 import { beginLoad, beginRemote, beginSecondary, beginStore } from './access.ts';
 import type { RandomDriver } from './driver.ts';
 import {
+  beginFileRead,
+  beginFileWrite,
+  beginFsync,
+  beginMsync,
+  beginPunch,
+  beginTruncate,
+  beginWriteback,
+} from './files.ts';
+import {
   beginAdvice,
   beginDontneed,
   beginExit,
@@ -114,6 +123,13 @@ export const OPERATIONS: readonly Operation[] = [
   { name: 'remote', weight: 4, begin: beginRemote },
   { name: 'secondary', weight: 8, begin: beginSecondary },
   { name: 'process_vm', weight: 3, begin: beginProcessVm },
+  { name: 'read', weight: 3, begin: beginFileRead },
+  { name: 'write', weight: 4, begin: beginFileWrite },
+  { name: 'truncate', weight: 2, begin: beginTruncate },
+  { name: 'punch', weight: 2, begin: beginPunch },
+  { name: 'fsync', weight: 3, begin: beginFsync },
+  { name: 'writeback', weight: 4, begin: beginWriteback },
+  { name: 'msync', weight: 2, begin: beginMsync },
   { name: 'remote dio', weight: 5, begin: beginRemoteDio },
   { name: 'hold', weight: 7, begin: beginHold },
   { name: 'transfer', weight: 6, begin: beginTransfer },
