@@ -30,10 +30,10 @@ import {
   isWritableMigrationEntry,
   migrationEntryPage,
 } from '../pgtable/swapops.ts';
-import type { PageRun } from '../gup/page-runs.ts';
 import { levelPages } from '../pgtable/walk.ts';
 import type { PipeHold } from '../pipe/pipe.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
+import { type LongtermHold, longtermOf } from './longterm.ts';
 import type { Hold } from './provenance.ts';
 
 /** An entry that names the page. */
@@ -71,7 +71,7 @@ export interface FrameHolders {
   pipes: { pipe: number; buffer: number; hold: PipeHold }[];
   fixedBuffers: { buffer: number; mm: number; hva: number }[];
   /** Memory regions of RDMA (by id) and mappings of VFIO (by bus address) that the folio is in. */
-  longterm: { user: 'rdma' | 'vfio'; mm: number; at: number; pins: number }[];
+  longterm: LongtermHold[];
   /** By GUP, of any page of the folio; always empty where nothing is recorded. */
   holds: (Hold & { pfn: number })[];
   /** Pins and references that nobody above has: a leak, or a path of the kernel that is on its way. */
@@ -215,25 +215,6 @@ const buffersOf = (k: Kernel, folio: number): FrameHolders['fixedBuffers'] =>
         : [],
     ),
   );
-
-/** Pages of a folio that runs have. */
-const pagesIn = (k: Kernel, folio: number, runs: readonly PageRun[]): number => {
-  const end = folio + folioNrPages(k, folio);
-  let nr = 0;
-  for (const run of runs)
-    nr += Math.max(0, Math.min(end, run.page + run.nr) - Math.max(folio, run.page));
-  return nr;
-};
-
-const longtermOf = (k: Kernel, folio: number): FrameHolders['longterm'] => {
-  const found: FrameHolders['longterm'] = [];
-  for (const { id, mm, runs } of k.state.umems.values())
-    found.push({ user: 'rdma', mm: mm.id, at: id, pins: pagesIn(k, folio, runs) });
-  for (const { mm, dmas } of k.state.vfioContainers.values())
-    for (const { iova, pinned, runs } of dmas)
-      if (pinned) found.push({ user: 'vfio', mm: mm.id, at: iova, pins: pagesIn(k, folio, runs) });
-  return found.filter(({ pins }) => pins > 0);
-};
 
 const holdsOf = (k: Kernel, folio: number): FrameHolders['holds'] => {
   const found: FrameHolders['holds'] = [];

@@ -16,6 +16,7 @@ import {
   PG_WRITEBACK,
 } from '../frames/table.ts';
 import { isZoneDevice } from '../frames/zone-device.ts';
+import { longtermOf } from './longterm.ts';
 import type { Kernel } from '../types.ts';
 
 /** A page that somebody wanted to have moved, and that has not moved. Plain data. */
@@ -39,7 +40,7 @@ const add = (named: Named, name: string, n: number): void => {
   named.names.set(name, (named.names.get(name) ?? 0) + n);
 };
 
-/** Pipes and registered buffers, and with provenance on whatever GUP has handed out. */
+/** Pipes, registered buffers and long-term pins, and with provenance on whatever GUP has handed out. */
 const gupHolders = (k: Kernel, folio: number, named: Named): void => {
   const { provenance, pipes, fixedBuffers } = k.state;
   for (const { id, buffers } of pipes.values())
@@ -57,6 +58,14 @@ const gupHolders = (k: Kernel, folio: number, named: Named): void => {
         add(named, `io_uring (buffer ${id})`, 1);
         named.pins++;
       }
+    for (const { user, at, pins } of longtermOf(k, folio)) {
+      add(
+        named,
+        user === 'rdma' ? `rdma (region ${at})` : `vfio (iova 0x${at.toString(16)})`,
+        pins,
+      );
+      named.pins += pins;
+    }
     return;
   }
   for (let page = folio; page < folio + folioNrPages(k, folio); page++)
@@ -94,6 +103,10 @@ const kernelUse = (k: Kernel, folio: number): string => {
  * last what nobody is known to have.
  */
 export const holderNames = (k: Kernel, folio: number): string[] => {
+  const isolated = (k.state.frames.flags[folio]! & PG_ISOLATED) !== 0 ? 1 : 0;
+  const rest = folioRefCount(k, folio) - folioExpectedRefs(k, folio) - isolated;
+  // Most pages that are in the way have not been tried yet: nobody has to be looked for.
+  if (rest === 0) return [];
   const named: Named = { names: new Map(), gets: 0, pins: 0 };
   gupHolders(k, folio, named);
   batchHolders(k, folio, named);
@@ -102,8 +115,6 @@ export const holderNames = (k: Kernel, folio: number): string[] => {
     add(named, use, 1);
     named.gets++;
   }
-  const isolated = (k.state.frames.flags[folio]! & PG_ISOLATED) !== 0 ? 1 : 0;
-  const rest = folioRefCount(k, folio) - folioExpectedRefs(k, folio) - isolated;
   const bias = folioHasPincount(k, folio) ? 1 : GUP_PIN_COUNTING_BIAS;
   const pins = Math.min(folioPinCount(k, folio), Math.floor(Math.max(rest, 0) / bias));
   const strangePins = pins - named.pins;
