@@ -87,12 +87,12 @@ const rewrite = (
   changes: readonly { history: History; value: number | History }[],
 ): ((error: number) => void) => {
   const writes: { history: History; write: Write }[] = changes.map(({ history, value }) => {
-    history.epoch++;
+    history.beginDrop();
     return { history, write: history.begin(driver.now, value) };
   });
   return (error) => {
     for (const { history, write } of writes) {
-      history.epoch++;
+      history.endDrop();
       if (error !== 0) write.maybe = true;
       history.finish(write, driver.now, driver.horizon());
     }

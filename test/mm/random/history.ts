@@ -41,6 +41,8 @@ export class History {
   private writes: Write[];
   /** Times that the page was, or began to be, unmapped: a pin from before may be of another page. */
   epoch: number;
+  /** Operations under way that unmap the page at some moment. */
+  dropping: number;
   /**
    * What a private huge page reads as after its owner has taken it away from its children, for want of
    * another (1.10): SIGBUS at first, but a fork forgets that (HPAGE_RESV_UNMAPPED is not inherited),
@@ -58,6 +60,7 @@ export class History {
   constructor(value: Value) {
     this.writes = [{ start: -1, end: -1, value, maybe: false }];
     this.epoch = 0;
+    this.dropping = 0;
     this.lost = null;
     this.strange = null;
     this.breaking = [];
@@ -79,6 +82,17 @@ export class History {
   /** It has failed, and nothing was written. */
   cancel(write: Write): void {
     this.writes.splice(this.writes.indexOf(write), 1);
+  }
+
+  /** The page is about to be unmapped: what is pinned now may be another one any time. */
+  beginDrop(): void {
+    this.epoch++;
+    this.dropping++;
+  }
+
+  endDrop(): void {
+    this.epoch++;
+    this.dropping--;
   }
 
   /** A transfer from another word begins: its bytes are read and written at any time until it ends. */

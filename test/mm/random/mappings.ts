@@ -172,7 +172,7 @@ export const beginDontneed = (driver: RandomDriver): void => {
   const region = partOf(driver, found);
   const words = region.kind === 'shared' ? [] : [...region.words];
   const writes = words.map((word) => {
-    word.history.epoch++;
+    word.history.beginDrop();
     return word.history.begin(driver.now, word.origin ?? 0);
   });
   driver.start(
@@ -183,7 +183,7 @@ export const beginDontneed = (driver: RandomDriver): void => {
       words.forEach((word, i) => {
         const write = writes[i];
         if (write === undefined) return;
-        word.history.epoch++;
+        word.history.endDrop();
         // With an error what lies before the hole has been dropped.
         if (error !== 0) write.maybe = true;
         word.history.finish(write, driver.now, driver.horizon());

@@ -101,7 +101,7 @@ export const beginHold = (driver: RandomDriver): void => {
 
 /** Is what was pinned for a word still its page, for certain? */
 const isAttached = ({ history, epoch }: { history: History; epoch: number }): boolean =>
-  history.epoch === epoch && history.lost === null;
+  history.epoch === epoch && history.dropping === 0 && history.lost === null;
 
 /**
  * I4: while nothing was unmapped a pinned page is the page that is mapped there, if one is.

@@ -51,7 +51,12 @@ export const beginProcessVm = (driver: RandomDriver): void => {
     remote.region.process.busy--;
     brokeCow(0);
     if (n === WORD_BYTES)
-      history.finishFrom(pending, driver.now, history.epoch !== epoch, driver.horizon());
+      history.finishFrom(
+        pending,
+        driver.now,
+        history.epoch !== epoch || history.dropping > 0,
+        driver.horizon(),
+      );
     else history.cancel(pending);
   });
 };
@@ -105,7 +110,7 @@ const readWord = (
   const gets = driver.k.policy.apis[file.user] === 'get';
   return {
     finish: (came, failed) => {
-      const detached = history.epoch !== epoch;
+      const detached = history.epoch !== epoch || history.dropping > 0;
       if (!came && !failed) {
         history.cancel(pending);
         return;
