@@ -338,6 +338,7 @@ export { procMeminfo } from './proc/meminfo.ts';
 export { PM_PRESENT, PM_SWAP, procPagemap } from './proc/pagemap.ts';
 export { procSmaps } from './proc/smaps.ts';
 export { procVmstat } from './proc/vmstat.ts';
+export { procBuddyinfo, procPagetypeinfo, procZoneinfo } from './proc/zones.ts';
 export { HostProcess } from './process.ts';
 export { explainFrame } from './provenance/explain.ts';
 export type { FrameEntry, FrameHolders } from './provenance/explain.ts';

@@ -10,6 +10,8 @@ export const createVmStat = (): VmStat => ({
   nr_foll_pin_released: 0,
   pgmigrate_success: 0,
   pgmigrate_fail: 0,
+  cma_alloc_success: 0,
+  cma_alloc_fail: 0,
   cow_copied: 0,
   cow_reused: 0,
   fork_copied_pinned: 0,

@@ -265,6 +265,8 @@ export interface VmStat {
   nr_foll_pin_released: number;
   pgmigrate_success: number;
   pgmigrate_fail: number;
+  cma_alloc_success: number;
+  cma_alloc_fail: number;
   cow_copied: number;
   cow_reused: number;
   fork_copied_pinned: number;

@@ -9,6 +9,7 @@ import { allocContigRange, freeContigRange } from '../compact/contig.ts';
 import { createMoveReport, type MoveReport } from '../compact/report.ts';
 import { EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import { type Path, YP_WAIT } from '../path.ts';
+import { countStat } from '../stat.ts';
 import type { Kernel } from '../types.ts';
 import type { CmaArea } from './state.ts';
 
@@ -85,6 +86,7 @@ export function* cmaAlloc(
   }
   setField(area, 'allocating', false);
   report.error = error;
+  countStat(k, error === 0 ? 'cma_alloc_success' : 'cma_alloc_fail');
   if (error === 0) setField(area, 'allocSuccess', area.allocSuccess + nrPages);
   else setField(area, 'allocFail', area.allocFail + nrPages);
   return error === 0 ? area.basePage + bit : error;

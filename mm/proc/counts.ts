@@ -25,6 +25,8 @@ import { VM_HUGETLB, VM_LOCKED, VM_NORESERVE, VM_SHARED, VM_WRITE } from '../vma
 /** All in pages. */
 export interface NodeCounts {
   free: number;
+  /** Of them in pageblocks of CMA. */
+  freeCma: number;
   activeAnon: number;
   inactiveAnon: number;
   activeFile: number;
@@ -57,6 +59,7 @@ export interface NodeCounts {
 export const countNode = (k: Kernel): NodeCounts => {
   const counts: NodeCounts = {
     free: nrFreePages(k),
+    freeCma: k.state.zones.reduce((sum, { nrFreeCma }) => sum + nrFreeCma[0]!, 0),
     activeAnon: 0,
     inactiveAnon: 0,
     activeFile: 0,

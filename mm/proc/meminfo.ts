@@ -1,7 +1,7 @@
 /**
  * /proc/meminfo. Compare fs/proc/meminfo.c and mm/hugetlb.c:hugetlb_report_meminfo().
  *
- * Lines of what this kernel does not have (buffers, slab, vmalloc, CMA) are there and say 0.
+ * Lines of what this kernel does not have (buffers, slab, vmalloc) are there and say 0.
  */
 import type { Kernel } from '../types.ts';
 import { countNode } from './counts.ts';
@@ -17,7 +17,8 @@ const DEFAULT_HUGE_ORDER = 9;
 /** The whole file. */
 export const procMeminfo = (k: Kernel): string => {
   const c = countNode(k);
-  const { nrPages } = k.state.frames;
+  const nrPages = k.state.zones.reduce((sum, { managedPages }) => sum + managedPages, 0);
+  const cmaTotal = k.state.cmaAreas.reduce((sum, area) => sum + area.nrPages, 0);
   const { nrSlots, nrFree } = k.state.swap;
   const limit = Math.floor((nrPages - c.hugetlb) * OVERCOMMIT_RATIO) + nrSlots;
   const pages = (name: string, n: number): string => pagesLine(`${name}:`.padEnd(16), n);
@@ -66,8 +67,8 @@ export const procMeminfo = (k: Kernel): string => {
     pages('ShmemPmdMapped', c.shmemPmdMapped),
     pages('FileHugePages', 0),
     pages('FilePmdMapped', 0),
-    pages('CmaTotal', 0),
-    pages('CmaFree', 0),
+    pages('CmaTotal', cmaTotal),
+    pages('CmaFree', c.freeCma),
   ];
   return lines.join('') + hugetlbLines(k, c.hugetlb);
 };

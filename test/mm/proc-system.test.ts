@@ -213,6 +213,8 @@ const VMSTAT_ORDER = [
   'numa_hint_faults',
   'pgmigrate_success',
   'pgmigrate_fail',
+  'cma_alloc_success',
+  'cma_alloc_fail',
   'thp_fault_alloc',
   'thp_fault_fallback',
   'thp_fault_fallback_charge',
