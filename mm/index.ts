@@ -11,6 +11,10 @@ export type { CheckOptions, SecondaryVisitor } from './check/sanitizer.ts';
 export { cmaAlloc, cmaDefaultArea, cmaRelease } from './cma/cma.ts';
 export type { CmaArea } from './cma/state.ts';
 export { allocContigPages, allocContigRange, freeContigRange } from './compact/contig.ts';
+export { compactZone } from './compact/compaction.ts';
+export type { CompactReport, CompactResult } from './compact/compaction.ts';
+export { migrateToDevice } from './compact/device.ts';
+export { fragmentationIndex, unusableFreeIndex } from './compact/fragmentation.ts';
 export { migrateFolio } from './compact/migrate.ts';
 export { createMoveReport } from './compact/report.ts';
 export type { HeldPage, MoveReport } from './compact/report.ts';
@@ -346,6 +350,24 @@ export { nameGupUser, provenanceStart, provenanceStop } from './provenance/prove
 export type { Hold, Provenance } from './provenance/provenance.ts';
 export { folioTryShareAnonRmap } from './rmap/rmap.ts';
 export { createVmStat } from './stat.ts';
+export {
+  lruAddDrain,
+  lruAddDrainAll,
+  lruCacheDisable,
+  lruCacheEnable,
+  lruConfigure,
+  lruSetCpu,
+} from './lru/batch.ts';
+export {
+  LRU_ACTIVE_ANON,
+  LRU_ACTIVE_FILE,
+  LRU_BATCH_SIZE,
+  LRU_INACTIVE_ANON,
+  LRU_INACTIVE_FILE,
+  LRU_UNEVICTABLE,
+} from './lru/state.ts';
+export { balanceZones, tryToFreePages } from './reclaim/reclaim.ts';
+export { zoneWatermarks } from './reclaim/watermark.ts';
 export { reclaimFolio } from './swap/out.ts';
 export { swapon } from './swap/slots.ts';
 export { collapseHugePage } from './thp/collapse.ts';
