@@ -8,18 +8,11 @@
  */
 import { readOnce, setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
-import {
-  folioGet,
-  folioLock,
-  folioOf,
-  folioPut,
-  folioTestDirty,
-  folioTrylock,
-  folioUnlock,
-} from '../folio/folio.ts';
-import { PG_DIRTY, PG_WRITEBACK } from '../frames/table.ts';
+import { folioOf, folioPut, folioTestDirty, folioUnlock } from '../folio/folio.ts';
+import { PG_DIRTY, PG_LOCKED, PG_WRITEBACK } from '../frames/table.ts';
 import { daxWriteback } from '../fs/dax/writeback.ts';
-import { operationsOf } from '../fs/operations.ts';
+import { mappingLockPage } from '../fs/mapping.ts';
+import { type AddressSpaceOperations, operationsOf } from '../fs/operations.ts';
 import { tracksDirty } from '../gup/vma-check.ts';
 import { type Path, YP_WRITEBACK_CLEANED } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
@@ -34,6 +27,9 @@ export const mappingSetError = (mapping: AddressSpace, error: number): void => {
 const writesBack = (mapping: AddressSpace): boolean =>
   tracksDirty(mapping) && mapping.kind !== 'fsdax';
 
+/** A locked folio as well: somebody may have cleaned it, and not yet begun to write it. */
+const UNSETTLED = PG_DIRTY | PG_WRITEBACK | PG_LOCKED;
+
 /** Offsets of the pages of [startByte, endByte) that are dirty or on their way, in order. */
 const dirtyOffsets = (
   k: Kernel,
@@ -46,7 +42,7 @@ const dirtyOffsets = (
   const end = Math.ceil(endByte / PAGE_SIZE);
   const found: number[] = [];
   const look = (pgoff: number, page: number | undefined): void => {
-    if (page !== undefined && (readOnce(flags, folioOf(k, page)) & (PG_DIRTY | PG_WRITEBACK)) !== 0)
+    if (page !== undefined && (readOnce(flags, folioOf(k, page)) & UNSETTLED) !== 0)
       found.push(pgoff);
   };
   if (end - first <= pages.size) {
@@ -58,24 +54,32 @@ const dirtyOffsets = (
 };
 
 /**
- * Writes one folio out, if it is dirty. The caller has a reference, and not the lock.
+ * Writes the page at an offset out, if it is dirty: whichever is there once its folio is locked.
  * @param sync wait for a writeback that is under way, and write again what was dirtied since; without
  *   it such a folio is left to the next round
  * @returns 0, -EIO, -ENOSPC
  */
-function* writeOne(
-  k: Kernel,
-  mapping: AddressSpace,
-  pgoff: number,
-  folio: number,
-  sync: boolean,
-): Path<number> {
+function* writeOne(k: Kernel, mapping: AddressSpace, pgoff: number, sync: boolean): Path<number> {
   const { writeFolio } = operationsOf(mapping);
   if (writeFolio === undefined) throw new Error(`${mapping.kind} is not written back`);
-  if (!folioTrylock(k, folio)) yield* folioLock(k, folio);
-  const ours = mapping.pages.get(pgoff) === folio;
-  if (ours && sync) yield* folioWaitWriteback(k, folio);
-  if (!ours || !folioTestDirty(k, folio) || folioTestWriteback(k, folio)) {
+  const page = yield* mappingLockPage(k, mapping, pgoff);
+  if (page < 0) return 0;
+  const folio = folioOf(k, page);
+  const error = yield* writeLocked(k, mapping, folio, sync, writeFolio);
+  folioPut(k, folio);
+  return error;
+}
+
+/** The same for a locked folio, which is unlocked afterwards. */
+function* writeLocked(
+  k: Kernel,
+  mapping: AddressSpace,
+  folio: number,
+  sync: boolean,
+  writeFolio: NonNullable<AddressSpaceOperations['writeFolio']>,
+): Path<number> {
+  if (sync) yield* folioWaitWriteback(k, folio);
+  if (!folioTestDirty(k, folio) || folioTestWriteback(k, folio)) {
     folioUnlock(k, folio);
     return 0;
   }
@@ -108,11 +112,7 @@ export function* writebackMapping(
   let error = 0;
   // What is dirty now, so that a folio that stays dirty (it may be pinned) is not written for ever.
   for (const pgoff of dirtyOffsets(k, mapping, startByte, endByte)) {
-    const folio = mapping.pages.get(pgoff);
-    if (folio === undefined) continue;
-    folioGet(k, folio);
-    const failed = yield* writeOne(k, mapping, pgoff, folio, sync);
-    folioPut(k, folio);
+    const failed = yield* writeOne(k, mapping, pgoff, sync);
     if (error === 0) error = failed;
   }
   return error;
