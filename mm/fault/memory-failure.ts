@@ -10,7 +10,7 @@
  * A large folio is split first. One of hugetlb is poisoned whole and stays out of its pool. A page
  * in the swap cache keeps its slot; who swaps it in finds the mark.
  */
-import { writeOnce } from '#cells';
+import { readOnce, writeOnce } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import { EBUSY, EHWPOISON, ENXIO } from '../errno.ts';
 import {
@@ -33,6 +33,8 @@ import {
 import { freePages, isFreeBlock, takeFreeBlock } from '../frames/buddy.ts';
 import {
   PG_ACTIVE,
+  PG_DEVDAX,
+  PG_FSDAX,
   PG_HUGETLB,
   PG_HWPOISON,
   PG_LRU,
@@ -69,7 +71,7 @@ const POISON_ROUNDS = 3;
  * Takes a page out of use.
  * @param page any page number
  * @returns 0: nobody reaches it any more; -EHWPOISON: it has been poisoned before; -EBUSY: a page of
- *   the kernel's own, or a folio that cannot be split, and nothing has changed; or it is unmapped and
+ *   the kernel's own, of persistent memory, or a folio that cannot be split, and nothing has changed; or it is unmapped and
  *   somebody has a reference or a pin; -ENXIO: no such page
  */
 export function* memoryFailure(k: Kernel, page: number): Path<number> {
@@ -77,6 +79,8 @@ export function* memoryFailure(k: Kernel, page: number): Path<number> {
   const folio = folioOf(k, page);
   if (isPoisoned(k, page)) return -EHWPOISON;
   if (folioTestFlags(k, folio, PG_TABLE) || folioTestFlags(k, folio, PG_RESERVED)) return -EBUSY;
+  // Persistent memory stays its file's: nobody could give it another frame.
+  if ((readOnce(k.state.frames.flags, page) & (PG_FSDAX | PG_DEVDAX)) !== 0) return -EBUSY;
   if (folioRefCount(k, folio) === 0) return poisonFree(k, page);
   if (folioTestFlags(k, folio, PG_HUGETLB)) return yield* poisonFolio(k, folio);
   if (folioOrder(k, folio) > 0 && (yield* splitHugePage(k, page)) !== 0) return -EBUSY;

@@ -12,6 +12,7 @@ import { PAGE_SIZE } from '#emu';
 import { downWrite, upWrite } from '../../cache/rwsem.ts';
 import { unmapMappingRange } from '../../cache/unmap.ts';
 import { EINTR } from '../../errno.ts';
+import { folioMapcount } from '../../folio/folio.ts';
 import { type Path, YP_LAYOUT_BREAK, YP_WAIT } from '../../path.ts';
 import { holderNames } from '../../provenance/holders.ts';
 import { signalPending } from '../../signal.ts';
@@ -20,6 +21,10 @@ import { daxOf, deleteEntry, lockEntry, offsetsIn, unlockEntry } from './entries
 
 /** Nobody maps or holds it. Compare dax_page_is_idle() */
 const isIdle = (k: Kernel, page: number): boolean => readOnce(k.state.frames.refcount, page) === 0;
+
+/** Somebody holds it who is no entry: those that come back meanwhile are taken away again. */
+const isHeld = (k: Kernel, page: number): boolean =>
+  readOnce(k.state.frames.refcount, page) > folioMapcount(k, page);
 
 /** A page that the file shows in [first, end) and somebody has, -1 for none. Compare dax_layout_busy_page_range() */
 const busyPage = (k: Kernel, mapping: AddressSpace, first: number, end: number): number => {
@@ -54,6 +59,7 @@ function* deleteEntries(k: Kernel, mapping: AddressSpace, first: number, end: nu
  * Waits until nobody maps or holds a whole page of [startByte, endByte) of the file, and forgets these
  * pages: their blocks can be taken away. The caller holds i_rwsem and invalidate_lock for writing; the
  * latter is dropped while it waits, so that whoever holds a page can fault, and held when it comes back.
+ * What was mapped again meanwhile is unmapped again, where Linux waits until it is unmapped otherwise.
  * @param endByte Infinity: to the end
  * @returns 0; -EINTR: a signal came first, and nothing has changed but that the pages are not mapped
  */
@@ -72,7 +78,7 @@ export function* daxBreakLayouts(
     upWrite(mapping.invalidateLock);
     if (k.watched) yield YP_LAYOUT_BREAK;
     let error = 0;
-    while (error === 0 && !isIdle(k, page)) {
+    while (error === 0 && isHeld(k, page)) {
       if (signalPending(k)) error = -EINTR;
       else yield YP_WAIT;
     }
