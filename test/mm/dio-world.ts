@@ -42,7 +42,7 @@ export const dioWorld = (
   api: 'pin' | 'get' = 'pin',
   nrBlocks = 1024,
 ): DioWorld => {
-  const w = createWorld();
+  const w = createWorld(8 << 20);
   provenanceStart(w.k);
   if (api === 'get') setPolicyApi(w.k.policy, 'block-dio', 'get');
   const dev = blockDeviceCreate(w.k, 'disk', nrBlocks);
