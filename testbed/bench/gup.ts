@@ -28,7 +28,9 @@ import {
   walkLeaf,
 } from '#mm';
 import { FOLL_WRITE, pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
+import { contigSamples } from './contig.ts';
 import type { Samples } from './row.ts';
+import { storageSamples } from './storage.ts';
 
 const MIB = 2 ** 20;
 const HVA = 0x4000_0000;
@@ -219,7 +221,7 @@ export const gupSuite = async (
   }
   const rows = figures.flatMap(({ pin, unpin, get, put }) => [pin, unpin, get, put]);
   for (const subject of subjects) rows.push(faultSamples(subject, rounds, buffer, announce));
-  return rows;
+  return [...rows, ...storageSamples(rounds, announce), ...contigSamples(rounds, announce)];
 };
 
 const note = (row: Samples, value: number, walk: number, small: number | undefined): void => {

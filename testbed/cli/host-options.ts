@@ -54,7 +54,7 @@ export const limitOf = (args: ParsedArgs): number => {
 export const wantsJson = (args: ParsedArgs): boolean => args.values['json'] === true;
 
 /** `--seed`. */
-const seedOf = (args: ParsedArgs): number =>
+export const seedOf = (args: ParsedArgs): number =>
   parseCount('--seed', text(args, 'seed') ?? '1', 0, 0xffff_ffff);
 
 /** `--policy`: the name of a preset. @throws UsageError for another name */

@@ -15,10 +15,12 @@ export interface LoopResult {
 /**
  * Calls `step` until it returns false, or until Ctrl-C.
  * @param status the progress line after so many seconds, shown on a terminal after two seconds
+ * @param batch steps between two looks at the clock: 1 where a step takes longer than that
  */
 export const runLoop = async (
   step: () => boolean,
   status: (seconds: number) => string,
+  batch = 16,
 ): Promise<LoopResult> => {
   let interrupted = false;
   const onInterrupt = (): void => {
@@ -32,7 +34,7 @@ export const runLoop = async (
     for (let going = true; going && !interrupted; ) {
       const pieceEnd = performance.now() + PIECE_MS;
       while (going && performance.now() < pieceEnd)
-        for (let i = 0; going && i < 16; i++) going = step();
+        for (let i = 0; going && i < batch; i++) going = step();
       progress.update(() => status(seconds()));
       await new Promise((resolve) => setImmediate(resolve));
     }
