@@ -7,6 +7,7 @@ import { folioEntireMapcount, folioTestLarge } from '../folio/large.ts';
 import {
   PG_ACTIVE,
   PG_ANON,
+  PG_DIRTY,
   PG_HUGETLB,
   PG_HWPOISON,
   PG_ISOLATED,
@@ -19,6 +20,7 @@ import {
   PG_WRITEBACK,
 } from '../frames/table.ts';
 import { nrFreePages } from '../frames/zone.ts';
+import { tracksDirty } from '../gup/vma-check.ts';
 import type { Kernel, Vma } from '../types.ts';
 import { VM_HUGETLB, VM_LOCKED, VM_NORESERVE, VM_SHARED, VM_WRITE } from '../vma/flags.ts';
 
@@ -45,6 +47,8 @@ export interface NodeCounts {
   shmemHuge: number;
   shmemPmdMapped: number;
   anonHuge: number;
+  /** Of files that are written back. */
+  dirty: number;
   writeback: number;
   hwpoison: number;
   /** Of address spaces; and of others: what hypervisors have. */
@@ -76,6 +80,7 @@ export const countNode = (k: Kernel): NodeCounts => {
     shmemHuge: 0,
     shmemPmdMapped: 0,
     anonHuge: 0,
+    dirty: 0,
     writeback: 0,
     hwpoison: 0,
     pageTables: 0,
@@ -133,12 +138,15 @@ const countFolio = (k: Kernel, folio: number, word: number, counts: NodeCounts):
 /** Pages in caches. What hugetlbfs has is the pools'. */
 const countFiles = (k: Kernel, counts: NodeCounts): void => {
   for (const object of k.state.mappings.values()) {
-    if (object.kind !== 'shmem' && object.kind !== 'secretmem') continue;
+    if (object.kind === 'anon' || object.kind === 'ksm' || object.kind === 'hugetlbfs') continue;
     counts.file += object.pages.size;
     if (object.kind === 'shmem') {
       counts.shmem += object.pages.size;
       counts.committed += object.nrPages;
     }
+    if (!tracksDirty(object)) continue;
+    for (const page of object.pages.values())
+      if ((k.state.frames.flags[page]! & PG_DIRTY) !== 0) counts.dirty++;
   }
 };
 

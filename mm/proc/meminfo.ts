@@ -40,7 +40,7 @@ export const procMeminfo = (k: Kernel): string => {
     pages('Mlocked', c.mlocked),
     pages('SwapTotal', nrSlots),
     pages('SwapFree', nrFree),
-    pages('Dirty', 0),
+    pages('Dirty', c.dirty),
     pages('Writeback', c.writeback),
     pages('AnonPages', c.anonMapped),
     pages('Mapped', c.fileMapped),

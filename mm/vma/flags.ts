@@ -27,6 +27,7 @@ export const MREMAP_FIXED = 2;
 export const MREMAP_DONTUNMAP = 4;
 
 export const MADV_DONTNEED = 4;
+export const MADV_REMOVE = 9;
 export const MADV_DONTFORK = 10;
 export const MADV_DOFORK = 11;
 export const MADV_MERGEABLE = 12;

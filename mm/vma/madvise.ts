@@ -1,6 +1,8 @@
 /** madvise(): what a process says about a range of its memory. Compare mm/madvise.c. */
 import { PAGE_SIZE } from '#emu';
-import { EAGAIN, EINVAL, ENOMEM } from '../errno.ts';
+import { EACCES, EAGAIN, EINVAL, ENOMEM } from '../errno.ts';
+import { filePunchHole } from '../fs/file.ts';
+import { mappingGet, mappingPut } from '../fs/mapping.ts';
 import { vmaPageSize } from '../hugetlb/vma.ts';
 import { ksmUnmerge } from '../ksm/unmerge.ts';
 import type { Path } from '../path.ts';
@@ -8,6 +10,7 @@ import { pageoutRange } from '../swap/pageout.ts';
 import { madviseCollapse } from '../thp/collapse.ts';
 import { type Kernel, MMU_NOTIFY_CLEAR, type MmStruct, type Vma } from '../types.ts';
 import {
+  linearPageIndex,
   MADV_COLLAPSE,
   MADV_DOFORK,
   MADV_DONTFORK,
@@ -18,12 +21,14 @@ import {
   MADV_PAGEOUT,
   MADV_POPULATE_READ,
   MADV_POPULATE_WRITE,
+  MADV_REMOVE,
   MADV_UNMERGEABLE,
   VM_DONTCOPY,
   VM_HUGEPAGE,
   VM_HUGETLB,
   VM_LOCKED,
   VM_MAYSHARE,
+  VM_MAYWRITE,
   VM_MERGEABLE,
   VM_NOHUGEPAGE,
   VM_PFNMAP,
@@ -65,6 +70,24 @@ function* pageout(k: Kernel, vma: Vma, start: number, end: number): Path<number>
   if ((vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB)) !== 0) return -EINVAL;
   yield* pageoutRange(k, vma, start, end);
   return 0;
+}
+
+/**
+ * What the file has there becomes a hole. Without mmap_lock, as a hole waits for folios that faults may
+ * have locked. Compare madvise_remove().
+ */
+function* remove(k: Kernel, vma: Vma, start: number, end: number): Path<number> {
+  const { mm, mapping } = vma;
+  if ((vma.flags & VM_LOCKED) !== 0 || mapping === null) return -EINVAL;
+  const shared = VM_SHARED | VM_MAYWRITE;
+  if ((vma.flags & shared) !== shared) return -EACCES;
+  const from = linearPageIndex(vma, start) * PAGE_SIZE;
+  mappingGet(mapping);
+  mmapReadUnlock(mm);
+  const error = yield* filePunchHole(k, mapping, from, from + (end - start));
+  yield* mappingPut(k, mapping);
+  if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
+  return error;
 }
 
 /** Small pages become huge ones, now. The locks are the collapse's own. Compare madvise_collapse(). */
@@ -122,6 +145,7 @@ const adviseVma = (
 ): Path<number> => {
   if (advice === MADV_DONTNEED) return dontneed(k, vma, start, end);
   if (advice === MADV_PAGEOUT) return pageout(k, vma, start, end);
+  if (advice === MADV_REMOVE) return remove(k, vma, start, end);
   if (advice === MADV_COLLAPSE) return collapse(k, vma, start, end);
   return changeFlags(k, vma, start, end, advice);
 };
@@ -151,7 +175,7 @@ function* adviseRange(
 }
 
 /** Advices that leave the VMAs as they are: mmap_lock for reading will do. */
-const READ_LOCK = [MADV_DONTNEED, MADV_PAGEOUT, MADV_COLLAPSE];
+const READ_LOCK = [MADV_DONTNEED, MADV_REMOVE, MADV_PAGEOUT, MADV_COLLAPSE];
 const WRITE_LOCK = [
   MADV_DONTFORK,
   MADV_DOFORK,
@@ -164,12 +188,13 @@ const WRITE_LOCK = [
 /**
  * Advises about [hva, hva + lenBytes); what lies behind a hole is done all the same.
  *
- * DONTNEED drops the pages; DONTFORK and DOFORK say whether a child gets them; MERGEABLE,
+ * DONTNEED drops the pages, REMOVE those of the file as well; DONTFORK and DOFORK say whether a child gets them; MERGEABLE,
  * UNMERGEABLE whether KSM may merge them; HUGEPAGE, NOHUGEPAGE whether they may be huge; COLLAPSE
  * makes them huge, PAGEOUT swaps them out; POPULATE_READ and POPULATE_WRITE fault them in.
  * @param advice MADV_*
  * @returns 0; -EINVAL: unknown advice, odd address, not for that memory; -ENOMEM: something is not
- *   mapped; -EAGAIN: no memory for UNMERGEABLE; besides those of madviseCollapse and madvisePopulate
+ *   mapped; -EAGAIN: no memory for UNMERGEABLE; -EACCES: REMOVE of what is not shared and writable; besides those
+ *   of filePunchHole, madviseCollapse and madvisePopulate
  */
 export function* madvise(
   k: Kernel,

@@ -5,6 +5,7 @@ import {
   type AddressSpace,
   assertKernel,
   drive,
+  EACCES,
   EFAULT,
   EINVAL,
   EPERM,
@@ -13,8 +14,10 @@ import {
   HUGETLB_ORDER_2M,
   type HostProcess,
   hugetlbFileSetup,
+  MADV_REMOVE,
   MAP_PRIVATE,
   MAP_SHARED,
+  madvise,
   mappingPut,
   mmap,
   nrFreePages,
@@ -30,7 +33,16 @@ import { YP_FAULT_ALLOCATED } from '../../mm/path.ts';
 import { reclaimFolio } from '../../mm/swap/out.ts';
 import { HPAGE_PMD_NR } from '../../mm/thp/state.ts';
 import { createHugeWorld, HUGE, HUGE_NR, poolState } from './hugetlb-world.ts';
-import { createProcess, createWorld, exit, pageAt, RW, stepTo, type World } from './support.ts';
+import {
+  createProcess,
+  createWorld,
+  exit,
+  mapAnon,
+  pageAt,
+  RW,
+  stepTo,
+  type World,
+} from './support.ts';
 
 const map = (p: HostProcess, mapping: AddressSpace, flags = MAP_SHARED): number => {
   const lenBytes = mapping.nrPages * PAGE_SIZE;
@@ -127,6 +139,18 @@ describe('a hole in shmem', () => {
     drive(memfdAddSeals(w.k, file, F_SEAL_WRITE));
     expect(drive(filePunchHole(w.k, file, 0, PAGE_SIZE))).toBe(-EPERM);
     drive(mappingPut(w.k, file));
+    quiet(w);
+  });
+});
+
+describe('MADV_REMOVE: madvise_remove()', () => {
+  it('punches a hole where a shared writable mapping is; private ones and read-only files are -EACCES', () => {
+    const { w, p, file, hva } = withFile();
+    const own = map(p, file, MAP_PRIVATE);
+    expect(drive(madvise(w.k, p.mm, hva + PAGE_SIZE, 2 * PAGE_SIZE, MADV_REMOVE))).toBe(0);
+    expect([0, 1, 2, 3].map((i) => p.load32(hva + i * PAGE_SIZE))).toEqual([1, 0, 0, 4]);
+    expect(drive(madvise(w.k, p.mm, own, PAGE_SIZE, MADV_REMOVE))).toBe(-EACCES);
+    expect(drive(madvise(w.k, p.mm, mapAnon(p, 1), PAGE_SIZE, MADV_REMOVE))).toBe(-EINVAL);
     quiet(w);
   });
 });
