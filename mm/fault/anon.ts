@@ -11,7 +11,7 @@ import { folioAlloc, folioNrPages, folioPut, folioSetFlags } from '../folio/foli
 import { folioAllocOrder } from '../folio/large.ts';
 import { GFP_MOVABLE, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_UPTODATE } from '../frames/table.ts';
-import { folioAddLru } from '../lru/batch.ts';
+import { folioAddLruVma } from '../lru/mlock.ts';
 import { type Path, YP_FAULT_ALLOCATED } from '../path.ts';
 import {
   maybeMkwrite,
@@ -110,7 +110,7 @@ export const installAnon = (
   const nr = folioNrPages(k, folio);
   folioSetFlags(k, folio, PG_UPTODATE);
   folioAddNewAnonRmap(k, folio, vma, hva);
-  folioAddLru(k, folio);
+  folioAddLruVma(k, folio, vma);
   // One reference came with it.
   if (nr > 1) atomicAdd(k.state.frames.refcount, folio, nr - 1);
   addRss(vma.mm, true, nr);

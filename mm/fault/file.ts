@@ -22,6 +22,7 @@ import { PG_HWPOISON } from '../frames/table.ts';
 import { daxFileFault } from '../fs/dax/fault.ts';
 import { deviceFault } from '../fs/device.ts';
 import { operationsOf } from '../fs/operations.ts';
+import { mlockVmaFolio } from '../lru/mlock.ts';
 import { type Path, YP_FAULT_COPIED } from '../path.ts';
 import {
   maybeMkwrite,
@@ -153,6 +154,7 @@ const fileEntry = (k: Kernel, vma: Vma, page: number, write: boolean): number =>
 /** Maps one page of the file. */
 const installFile = (k: Kernel, vma: Vma, word: number, page: number, write: boolean): void => {
   folioAddFileRmap(k, page);
+  mlockVmaFolio(k, folioOf(k, page), vma);
   addRss(vma.mm, false, 1);
   setPteAt(k, word, fileEntry(k, vma, page, write));
 };
@@ -173,6 +175,7 @@ const setPmd = (
   for (let at = folio; at < folio + HPAGE_PMD_NR; at++)
     if (folioTestFlags(k, at, PG_HWPOISON)) return false;
   folioAddFileRmapPmd(k, folio);
+  mlockVmaFolio(k, folio, vma);
   addRss(vma.mm, false, HPAGE_PMD_NR);
   setPteAt(k, pmd, fileEntry(k, vma, folio, write));
   return true;

@@ -22,7 +22,7 @@ import {
 import { folioAllocOrder } from '../folio/large.ts';
 import { GFP_MOVABLE, GFP_ZERO } from '../frames/buddy.ts';
 import { PG_ANON_EXCLUSIVE, PG_UPTODATE } from '../frames/table.ts';
-import { folioAddLru } from '../lru/batch.ts';
+import { folioAddLruVma } from '../lru/mlock.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -146,7 +146,7 @@ const mapHugeZero = (k: Kernel, vma: Vma, word: number): number => {
 const mapAnonFolioPmd = (k: Kernel, vma: Vma, hva: number, word: number, folio: number): void => {
   folioSetFlags(k, folio, PG_UPTODATE);
   folioAddNewAnonRmapPmd(k, folio, vma, hva - (hva % HPAGE_PMD_SIZE));
-  folioAddLru(k, folio);
+  folioAddLruVma(k, folio, vma);
   addRss(vma.mm, true, HPAGE_PMD_NR);
   const entry = pteMkyoung(pteMkdirty(mkPte(folio, vmPageProt(vma.flags))));
   setPteAt(k, word, maybeMkwrite(entry, vma.flags));

@@ -7,12 +7,18 @@
  * page keeps one reference for ever and never comes back. Who maps it is not told at once: no
  * signals are sent.
  *
+ * A page of a file on a device leaves the cache, so that the next access reads it again. If it was
+ * dirty what was in it is lost: fsync() says so, and who maps it gets SIGBUS.
+ *
  * A large folio is split first. One of hugetlb is poisoned whole and stays out of its pool. A page
  * in the swap cache keeps its slot; who swaps it in finds the mark.
  */
 import { readOnce, writeOnce } from '#cells';
 import { PAGE_SIZE } from '#emu';
-import { EBUSY, EHWPOISON, ENXIO } from '../errno.ts';
+import { folioMkclean, folioWaitWriteback } from '../cache/clean.ts';
+import { filemapInvalidateFolio, filemapRemoveFolio } from '../cache/remove.ts';
+import { mappingSetError } from '../cache/writeback.ts';
+import { EBUSY, EHWPOISON, EIO, ENXIO } from '../errno.ts';
 import {
   folioCacheRefs,
   folioClearFlags,
@@ -25,6 +31,7 @@ import {
   folioRefCount,
   folioSetFlags,
   folioTestAnon,
+  folioTestDirty,
   folioTestFlags,
   folioTryGet,
   folioTrylock,
@@ -45,6 +52,7 @@ import {
 } from '../frames/table.ts';
 import { MAX_PAGE_ORDER } from '../frames/zone.ts';
 import { hugetlbCountAdd } from '../hugetlb/fault.ts';
+import { lruAddDrainAll } from '../lru/batch.ts';
 import { lruListDel } from '../lru/list.ts';
 import {
   mmHasNotifiers,
@@ -57,11 +65,11 @@ import { pteLeaf, ptePage } from '../pgtable/pte.ts';
 import { makeHwpoisonEntry } from '../pgtable/swapops.ts';
 import { flushTlbPage, flushTlbRange } from '../pgtable/tlb.ts';
 import { ptepGet, ptepGetAndClear, setPteAt, walkEntry } from '../pgtable/walk.ts';
-import { folioRemoveRmap, folioRemoveRmapPmd, rmapPlaces } from '../rmap/rmap.ts';
+import { folioMapping, folioRemoveRmap, folioRemoveRmapPmd, rmapPlaces } from '../rmap/rmap.ts';
 import { unmapFolio } from '../rmap/unmap.ts';
 import { splitHugePage } from '../thp/split.ts';
 import { HPAGE_PMD_ORDER } from '../thp/state.ts';
-import { type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
+import { type AddressSpace, type Kernel, MMU_NOTIFY_CLEAR, type Vma } from '../types.ts';
 import { addRss } from '../vma/zap.ts';
 
 /** Rounds over the VMAs before giving up: a fork may add mappings behind the walk. */
@@ -115,7 +123,11 @@ function* poisonFolio(k: Kernel, folio: number): Path<number> {
     return -EHWPOISON;
   }
   folioSetFlags(k, folio, PG_HWPOISON);
+  // Compare shake_folio().
+  if (!folioTestFlags(k, folio, PG_LRU)) lruAddDrainAll(k);
+  const object = folioMapping(k, folio);
   if (folioTestFlags(k, folio, PG_HUGETLB)) unmapHugetlb(k, folio);
+  else if (object?.kind === 'extent') yield* poisonCached(k, object, folio);
   else yield* unmapFolio(k, folio, POISON_ROUNDS, poisonOne);
   if (folioTestFlags(k, folio, PG_LRU)) lruListDel(k, folio);
   folioClearFlags(k, folio, PG_ACTIVE | PG_UNEVICTABLE | PG_MLOCKED);
@@ -125,6 +137,27 @@ function* poisonFolio(k: Kernel, folio: number): Path<number> {
   // The reference taken above stays.
   return reached ? -EBUSY : 0;
 }
+
+/** A page of a file that is written back. Compare hwpoison_user_mappings(), me_pagecache_clean(), me_pagecache_dirty(). */
+function* poisonCached(k: Kernel, mapping: AddressSpace, folio: number): Path<void> {
+  yield* folioWaitWriteback(k, folio);
+  yield* folioMkclean(k, folio);
+  const dirty = folioTestDirty(k, folio);
+  yield* unmapFolio(k, folio, POISON_ROUNDS, dirty ? poisonOne : dropOne);
+  if (dirty) mappingSetError(mapping, -EIO);
+  filemapInvalidateFolio(k, mapping, folio);
+  filemapRemoveFolio(k, mapping, readOnce(k.state.frames.index, folio), folio);
+}
+
+/** An entry of a clean page: a fault finds what the device has. Private mappings of it alike. */
+const dropOne = (k: Kernel, page: number, vma: Vma, hva: number, word: number): number => {
+  ptepGetAndClear(k, word);
+  flushTlbPage(k, vma.mm, hva);
+  addRss(vma.mm, false, -1);
+  folioRemoveRmap(k, page);
+  folioPut(k, page);
+  return 0;
+};
 
 /** One entry, under its lock. Pins do not matter: the device has the frame, good or bad. */
 const poisonOne = (k: Kernel, page: number, vma: Vma, hva: number, word: number): number => {

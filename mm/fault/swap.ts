@@ -17,8 +17,9 @@ import {
   folioTestFlags,
 } from '../folio/folio.ts';
 import { GFP_MOVABLE } from '../frames/buddy.ts';
-import { PG_HWPOISON, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
-import { folioAddLru } from '../lru/batch.ts';
+import { PG_HWPOISON, PG_KSM, PG_LRU, PG_UPTODATE } from '../frames/table.ts';
+import { lruAddDrain } from '../lru/batch.ts';
+import { folioAddLruVma, mlockVmaFolio } from '../lru/mlock.ts';
 import { type Path, YP_FAULT_COPIED } from '../path.ts';
 import {
   mkPte,
@@ -136,6 +137,8 @@ function* doSwapIn(
   if (error === 0 && !changed && folioTestFlags(k, page, PG_HWPOISON)) error = -EHWPOISON;
   const maps = error === 0 && !changed;
   if (maps) {
+    // The batch that a folio which was just read in is in has a reference as well.
+    if (!folioTestFlags(k, folio, PG_LRU)) lruAddDrain(k);
     installSwapped(k, vma, hva, word, entry, page, copy, flags);
     if (shouldTryToFreeSwap(k, folio, vma, flags)) folioFreeSwap(k, folio);
   } else if (copy >= 0) {
@@ -179,11 +182,12 @@ const installSwapped = (
     folioSetFlags(k, copy, PG_UPTODATE);
     folioMarkDirty(k, copy);
     folioAddNewAnonRmap(k, copy, vma, hva);
-    folioAddLru(k, copy);
+    folioAddLruVma(k, copy, vma);
   } else {
     folioGet(k, folio);
     if (folioTestAnon(k, folio)) folioAddAnonRmap(k, page, exclusive);
     else folioAddNewAnonRmap(k, folio, vma, hva, exclusive);
+    mlockVmaFolio(k, folio, vma);
   }
   addRss(mm, true, 1);
   setField(mm, 'rssSwap', mm.rssSwap - 1);

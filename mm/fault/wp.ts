@@ -22,8 +22,9 @@ import {
 import { folioTestLarge } from '../folio/large.ts';
 import { daxPfnMkwrite } from '../fs/dax/fault.ts';
 import { GFP_MOVABLE, GFP_ZERO } from '../frames/buddy.ts';
-import { PG_ANON_EXCLUSIVE, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
-import { folioAddLru } from '../lru/batch.ts';
+import { PG_ANON_EXCLUSIVE, PG_KSM, PG_LRU, PG_UPTODATE } from '../frames/table.ts';
+import { lruAddDrain } from '../lru/batch.ts';
+import { folioAddLruVma, munlockVmaFolio } from '../lru/mlock.ts';
 import { tracksDirty } from '../gup/vma-check.ts';
 import {
   mmHasNotifiers,
@@ -77,7 +78,10 @@ import { pageMkwrite } from './mkwrite.ts';
 const canReuseAnon = (k: Kernel, vma: Vma, folio: number): boolean => {
   if (folioTestLarge(k, folio)) return canReuseLargeAnon(k, vma, folio);
   const cached = folioTestSwapcache(k, folio) ? 1 : 0;
-  if (folioTestFlags(k, folio, PG_KSM) || folioRefCount(k, folio) > 1 + cached) return false;
+  // The cache, and this CPU's batch; another CPU's cannot be told from somebody who uses the page.
+  if (folioTestFlags(k, folio, PG_KSM) || folioRefCount(k, folio) > 3) return false;
+  if (!folioTestFlags(k, folio, PG_LRU)) lruAddDrain(k);
+  if (folioRefCount(k, folio) > 1 + cached) return false;
   if (!folioTrylock(k, folio)) return false;
   if (cached !== 0) folioFreeSwap(k, folio);
   const sole = folioRefCount(k, folio) === 1;
@@ -239,7 +243,7 @@ const install = (
   }
   flushTlbPage(k, mm, hva);
   folioAddNewAnonRmap(k, copy, vma, hva);
-  folioAddLru(k, copy);
+  folioAddLruVma(k, copy, vma);
   setPteAt(k, word, entry);
   if (page < 0) {
     addRss(mm, true, 1);
@@ -250,5 +254,6 @@ const install = (
     addRss(mm, true, 1);
   }
   folioRemoveRmap(k, page);
+  munlockVmaFolio(k, folioOf(k, page), vma);
   folioPut(k, folioOf(k, page));
 };

@@ -21,6 +21,7 @@ import {
 } from '../folio/folio.ts';
 import { folioTestLarge } from '../folio/large.ts';
 import { PG_HWPOISON, PG_KSM } from '../frames/table.ts';
+import { lruAddDrainAll } from '../lru/batch.ts';
 import type { Path } from '../path.ts';
 import { ptePage, ptePresent, vmNormalPage } from '../pgtable/pte.ts';
 import {
@@ -102,6 +103,8 @@ const dropStaleItems = (k: Kernel, node: KsmNode): void => {
  */
 export function* ksmScan(k: Kernel, mm: MmStruct | null): Path<number> {
   const indexes: Indexes = { stable: new Map(), unstable: new Map() };
+  // A page that is in a batch has a reference too many to be merged.
+  lruAddDrainAll(k);
   for (const node of k.state.ksm.nodes) {
     dropStaleItems(k, node);
     addTo(indexes.stable, checksum(k, node.page), node.page);

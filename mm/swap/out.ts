@@ -8,8 +8,7 @@
  * split before, where no run of slots is long enough or some of its pages are not mapped any more;
  * pages of shmem (shmem.ts) go one by one.
  *
- * Nothing is swapped out but on request: there is no memory pressure, and how recently a page was
- * used is not asked.
+ * How recently a page was used is not asked here: that is for whoever chooses it (mm/reclaim/, mm/swap/pageout.ts).
  */
 import { fetchAndNot, readOnce } from '#cells';
 import { EAGAIN, EBUSY, EINVAL } from '../errno.ts';
@@ -33,6 +32,7 @@ import {
   PG_TAIL,
   PG_UNEVICTABLE,
 } from '../frames/table.ts';
+import { lruAddDrain } from '../lru/batch.ts';
 import { folioDropIsolated, folioIsolateLru, folioPutbackLru } from '../lru/isolate.ts';
 import { type Path, YP_SWAP_UNMAPPED, YP_SWAP_WRITTEN } from '../path.ts';
 import { splitFolio } from '../thp/split.ts';
@@ -57,6 +57,7 @@ import { tryToUnmap } from './unmap.ts';
  *   nor of shmem
  */
 export function* reclaimFolio(k: Kernel, folio: number): Path<number> {
+  lruAddDrain(k);
   const isolated = isolateForReclaim(k, folio);
   return isolated === 0 ? yield* reclaimIsolated(k, folio) : isolated;
 }

@@ -15,6 +15,7 @@ import {
   folioPut,
   folioTrylock,
 } from '../folio/folio.ts';
+import { lruAddDrain } from '../lru/batch.ts';
 import type { Path } from '../path.ts';
 import { ptePresent, vmNormalPage } from '../pgtable/pte.ts';
 import { nextMapped, PTE_WORDS, pmdLeafAt, ptepGet, tableEnd, walkPte } from '../pgtable/walk.ts';
@@ -32,6 +33,7 @@ import { isolateForReclaim, reclaimIsolated } from './out.ts';
  */
 export function* pageoutRange(k: Kernel, vma: Vma, start: number, end: number): Path<void> {
   const { mm } = vma;
+  lruAddDrain(k);
   for (let at = nextMapped(k, mm, start, end); at < end; at = nextMapped(k, mm, at, end)) {
     const to = tableEnd(at, end);
     const isolated: number[] = [];

@@ -16,7 +16,8 @@ import { folioOf, folioPut, folioSetFlags } from '../folio/folio.ts';
 import { folioAllocOrder } from '../folio/large.ts';
 import { GFP_MOVABLE } from '../frames/buddy.ts';
 import { PG_UPTODATE } from '../frames/table.ts';
-import { folioAddLru } from '../lru/batch.ts';
+import { lruAddDrain, lruAddDrainAll } from '../lru/batch.ts';
+import { folioAddLruVma } from '../lru/mlock.ts';
 import { invalidateRangeEnd, invalidateRangeStart, notifierRange } from '../notifier/notifier.ts';
 import { type Path, YP_COLLAPSE_CLEARED, YP_COLLAPSE_COPIED, YP_WAIT } from '../path.ts';
 import {
@@ -76,6 +77,8 @@ export function* collapseHugePage(
   khugepaged = false,
 ): Path<number> {
   const start = hva - (hva % HPAGE_PMD_SIZE);
+  // Batches have references, and would keep every page from being collapsed.
+  lruAddDrainAll(k);
   if (!mmapReadTrylock(mm)) yield* mmapReadLock(mm);
   const found = scanRange(k, mm, start, khugepaged);
   mmapReadUnlock(mm);
@@ -163,6 +166,7 @@ function* swapInRange(k: Kernel, mm: MmStruct, start: number, khugepaged: boolea
     if ((yield* doSwapPage(k, vma, start + i * PAGE_SIZE, word, entry, 0)) !== 0) error = -EINVAL;
   }
   mmapReadUnlock(mm);
+  lruAddDrain(k);
   return error;
 }
 
@@ -210,7 +214,7 @@ function* collapseLocked(
   releaseIsolated(k, isolated);
   folioSetFlags(k, folio, PG_UPTODATE);
   folioAddNewAnonRmapPmd(k, folio, vma, start);
-  folioAddLru(k, folio);
+  folioAddLruVma(k, folio, vma);
   addRss(mm, true, HPAGE_PMD_NR);
   // The old table, empty now, is the one that is kept back for the day of a split.
   listPush(mm.deposited, table);

@@ -21,7 +21,7 @@ import {
 import { GFP_MOVABLE } from '../frames/buddy.ts';
 import { PG_HWPOISON, PG_KSM, PG_UPTODATE } from '../frames/table.ts';
 import { copyHugetlbRange } from '../hugetlb/fork.ts';
-import { folioAddLru } from '../lru/batch.ts';
+import { folioAddLruVma } from '../lru/mlock.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -144,7 +144,7 @@ const copyPinned = (
   k.memory.copyPage(copy, page);
   folioSetFlags(k, copy, PG_UPTODATE);
   folioAddNewAnonRmap(k, copy, dst, hva);
-  folioAddLru(k, copy);
+  folioAddLruVma(k, copy, dst);
   addRss(dst.mm, true, 1);
   const pte = maybeMkwrite(pteMkdirty(mkPte(copy, vmPageProt(dst.flags))), dst.flags);
   setPteAt(k, to, pteNeedsUffdWp(dst, was) ? pteMkuffdWp(pte) : pte);

@@ -1,12 +1,13 @@
 /**
  * mlock(): memory that stays resident, and how much of it RLIMIT_MEMLOCK allows. Compare mm/mlock.c.
  *
- * A locked VMA is faulted in, and reclaim passes its pages over (VM_LOCKED). Pages carry no flag of
- * their own for it, and nobody has the privilege to go over the limit.
+ * A locked VMA is faulted in, and its pages are unevictable (mm/lru/mlock.ts). Nobody has the privilege
+ * to go over the limit.
  */
 import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import { EAGAIN, EFAULT, EINVAL, ENOMEM, EPERM } from '../errno.ts';
+import { mlockRange } from '../lru/mlock.ts';
 import type { Path } from '../path.ts';
 import { taskSize } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
@@ -64,6 +65,7 @@ function* applyLock(
       accountLocked(part, -1);
       setField(part, 'flags', lock ? part.flags | VM_LOCKED : part.flags & ~VM_LOCKED);
       accountLocked(part, 1);
+      mlockRange(k, part, part.start, part.end, lock);
       yield* mergeAround(k, mm, i);
     }
     at = to;

@@ -10,6 +10,7 @@ import { PAGE_SIZE } from '#emu';
 import { folioMarkDirty, folioOf, folioPut, folioTestAnon } from '../folio/folio.ts';
 import { unmapHugetlbRange } from '../hugetlb/unmap.ts';
 import { folioMarkAccessed } from '../lru/batch.ts';
+import { munlockVmaFolio } from '../lru/mlock.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -221,6 +222,7 @@ export function* zapRange(
     if (k.watched) yield YP_PROTECT;
     if (!flush) flushTlbRange(k, mm, from, to);
     for (const folio of gather) {
+      munlockVmaFolio(k, folio, vma);
       freeSwapCache(k, folio);
       folioPut(k, folio);
     }
