@@ -6,7 +6,8 @@
  * shared, and begin and end where the device says. Each page has one reference of the driver's, and one
  * more for each entry.
  */
-import { readOnce, writeOnce } from '#cells';
+import { readOnce, setField, writeOnce } from '#cells';
+import { unmapMappingRange } from '../../cache/unmap.ts';
 import { EFAULT, EINVAL } from '../../errno.ts';
 import { folioSetMapping } from '../../folio/folio.ts';
 import { PG_DEVDAX, pageToPfn, pfnToPage } from '../../frames/table.ts';
@@ -36,20 +37,24 @@ export const deviceDaxCreate = (
   return mapping;
 };
 
-/** The memory behind the file. */
-const deviceOf = (k: Kernel, mapping: AddressSpace): ZoneDevice => {
+/** The memory behind the file; undefined once the device is unbound. */
+const deviceOf = (k: Kernel, mapping: AddressSpace): ZoneDevice | undefined => {
   const firstPage = mapping.device === null ? -1 : pfnToPage(mapping.device.firstPfn);
-  const device = k.state.zoneDevices.find((known) => known.firstPage === firstPage);
-  if (device === undefined) throw new Error(`file ${mapping.id} is no device-dax`);
-  return device;
+  return k.state.zoneDevices.find((known) => known.firstPage === firstPage);
 };
 
 /**
- * The device is unbound: waits until nobody maps or holds a page of it, and gives the frames back.
- * Compare kill_dev_dax().
+ * The device is unbound: nobody maps it any more, faults are SIGBUS, and when nobody holds a page of it
+ * either the frames are ordinary memory again. The file stays until its last user goes.
+ * @throws Error where it is unbound already. Compare kill_dev_dax()
  */
-export const deviceDaxRemove = (k: Kernel, mapping: AddressSpace): Path<void> =>
-  zoneDeviceRemove(k, deviceOf(k, mapping));
+export function* deviceDaxRemove(k: Kernel, mapping: AddressSpace): Path<void> {
+  const device = deviceOf(k, mapping);
+  if (device === undefined) throw new Error(`file ${mapping.id}: there is no device-dax behind it`);
+  setField(mapping, 'nrPages', 0);
+  yield* unmapMappingRange(k, mapping, 0, Number.POSITIVE_INFINITY, true);
+  yield* zoneDeviceRemove(k, device);
+}
 
 /** What mappings of a driver's file begin and end at, in bytes. Compare dax_get_unmapped_area() */
 export const mappingAlignBytes = (mapping: AddressSpace | null): number =>
@@ -76,7 +81,8 @@ export const deviceDaxFault = (k: Kernel, vma: Vma, hva: number, write: boolean)
 
 /** The last user of the file has gone: no page is any file's. Whoever holds one goes on holding it. */
 export const deviceDaxRelease = (k: Kernel, mapping: AddressSpace): void => {
-  const { firstPage, nrPages } = deviceOf(k, mapping);
-  for (let page = firstPage; page < firstPage + nrPages; page++)
-    writeOnce(k.state.frames.mapping, page, 0);
+  const device = deviceOf(k, mapping);
+  if (device === undefined) return;
+  for (let i = 0; i < device.nrPages; i++)
+    writeOnce(k.state.frames.mapping, device.firstPage + i, 0);
 };
