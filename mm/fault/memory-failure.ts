@@ -144,6 +144,7 @@ function* poisonCached(k: Kernel, mapping: AddressSpace, folio: number): Path<vo
   yield* folioMkclean(k, folio);
   const dirty = folioTestDirty(k, folio);
   yield* unmapFolio(k, folio, POISON_ROUNDS, dirty ? poisonOne : dropOne);
+  if (folioMapcount(k, folio) > 0) return;
   if (dirty) mappingSetError(mapping, -EIO);
   filemapInvalidateFolio(k, mapping, folio);
   filemapRemoveFolio(k, mapping, readOnce(k.state.frames.index, folio), folio);
