@@ -13,11 +13,15 @@ import {
   vfsFsync,
   writebackMapping,
 } from '#mm';
+import { wordsAfterCrash } from './crash.ts';
 import type { RandomDriver } from './driver.ts';
 import type { History, Write } from './history.ts';
 import { type FileModel, WORD, type Word } from './model.ts';
 
 const WORD_BYTES = 4;
+
+/** Has it read() and write(), and a length? A device has neither. */
+const isRegular = ({ mapping }: FileModel): boolean => mapping.kind !== 'device';
 
 /** Byte in the file of a watched word. */
 const offsetOf = (file: FileModel, i: number): number => i * file.stride * PAGE_SIZE + WORD;
@@ -29,7 +33,7 @@ const anyFileWord = (driver: RandomDriver, file: FileModel): number => {
 };
 
 export const beginFileRead = (driver: RandomDriver): void => {
-  const file = driver.anyFile(() => true);
+  const file = driver.anyFile(isRegular);
   if (file === undefined) return;
   const i = anyFileWord(driver, file);
   const history = file.words[i];
@@ -51,7 +55,7 @@ export const beginFileRead = (driver: RandomDriver): void => {
 /** Never beyond the end: whether it or a truncation comes first would decide of the length. */
 export const beginFileWrite = (driver: RandomDriver): void => {
   const file = driver.anyFile(
-    ({ unit, changing, direct }) => unit === 1 && changing === 0 && !direct,
+    (any) => isRegular(any) && any.unit === 1 && any.changing === 0 && !any.direct,
   );
   if (file === undefined) return;
   const i = anyFileWord(driver, file);
@@ -102,7 +106,7 @@ const rewrite = (
 /** ftruncate(): what lies beyond is zero when the file is long again, and private copies are gone too. */
 export const beginTruncate = (driver: RandomDriver): void => {
   const { random, k } = driver;
-  const file = driver.anyFile(({ changing, writing }) => changing === 0 && writing === 0);
+  const file = driver.anyFile((any) => isRegular(any) && any.changing === 0 && any.writing === 0);
   if (file === undefined) return;
   const pieces = file.maxPages / file.unit;
   const nrPages = (random.chance(0.5) ? pieces : random.below(pieces + 1)) * file.unit;
@@ -131,7 +135,7 @@ export const beginTruncate = (driver: RandomDriver): void => {
  */
 export const beginPunch = (driver: RandomDriver): void => {
   const { random, k } = driver;
-  const file = driver.anyFile(({ changing, nrPages }) => changing === 0 && nrPages > 0);
+  const file = driver.anyFile((any) => isRegular(any) && any.changing === 0 && any.nrPages > 0);
   if (file === undefined) return;
   const pieces = Math.ceil(file.nrPages / file.unit);
   const from = random.below(pieces);
@@ -147,17 +151,20 @@ export const beginPunch = (driver: RandomDriver): void => {
   driver.start(`${file.name} punch`, null, path, finish);
 };
 
-/** What the device has for a watched word, were power lost now; of what was written before `start` nothing may be missing. */
+/** A loss of power now: of what was written before `start`, when fsync() began, nothing may be missing. */
 const checkDurable = (driver: RandomDriver, file: FileModel, start: number): void => {
-  if (file.changing > 0 || file.changed >= start) return;
-  for (const [i, history] of file.words.entries()) {
-    if (i * file.stride >= file.nrPages) continue;
-    const value = file.durable?.(i * file.stride, WORD);
-    if (value === undefined || history.explains(value, start, driver.now)) continue;
+  const { disk, mapping, words, changing, changed } = file;
+  if (disk === null || mapping.inode === null || changing > 0 || changed >= start) return;
+  const within = words.slice(0, file.nrPages);
+  const offsets = within.map((_, i) => offsetOf(file, i));
+  const keeps = (): boolean => driver.random.chance(0.5);
+  for (const [i, value] of wordsAfterCrash(disk, mapping.inode.ino, offsets, keeps).entries()) {
+    const history = within[i];
+    if (history === undefined || history.explains(value, start, driver.now)) continue;
     const rule = driver.strays.get(value) ?? history.strange ?? (file.behind ? BEHIND : null);
     if (rule === null)
       throw new Error(
-        `${file.name} page ${i} has ${value} on the device after fsync at ${start}..${driver.now}: ${history.describe()}`,
+        `${file.name} page ${i} has ${value} after a loss of power, fsync() at ${start}..${driver.now}: ${history.describe()}`,
       );
     driver.predict(rule);
   }
@@ -174,7 +181,7 @@ const sync = (driver: RandomDriver, name: string, file: FileModel, path: Path<nu
 };
 
 export const beginFsync = (driver: RandomDriver): void => {
-  const file = driver.anyFile(({ durable }) => durable !== null);
+  const file = driver.anyFile(({ disk }) => disk !== null);
   if (file === undefined) return;
   sync(driver, `${file.name} fsync`, file, vfsFsync(driver.k, file.mapping));
 };

@@ -7,8 +7,8 @@
  * perhaps went to another page (a device's, to a pin whose page was unmapped meanwhile) hides nothing.
  */
 
-/** A value, or another word whose value it is: an untouched page of a private file mapping. */
-export type Value = number | History;
+/** A value, one of several, or another word whose value it is: an untouched page of a private file mapping. */
+export type Value = number | readonly number[] | History;
 
 /** One write. `end` is Infinity while it is under way. */
 export interface Write {
@@ -108,21 +108,11 @@ export class History {
    */
   finishFrom(write: Write, now: number, maybe: boolean, horizon: number): void {
     const values = valuesOf(write, write.start, now);
-    if (typeof write.value !== 'number') this.strange ??= write.value.strange;
+    if (write.value instanceof History) this.strange ??= write.value.strange;
     this.cancel(write);
-    // Of several only one was written: none of them hides what was there for certain, all together do.
-    const unsure = maybe || values.length !== 1;
-    for (const value of values)
-      this.writes.push({ start: write.start, end: now, value, maybe: unsure });
-    if (unsure && !maybe && values.length > 0) this.dropBefore(write.start, values.length, horizon);
+    if (values.length > 0)
+      this.writes.push({ start: write.start, end: now, value: oneOf(values), maybe });
     if (this.writes.length > 6) this.forget(horizon);
-  }
-
-  /** What ended before `start` is gone for whoever looks from `horizon` on, but for the last `nr`. */
-  private dropBefore(start: number, nr: number, horizon: number): void {
-    if (horizon < start) return;
-    const kept = this.writes.length - nr;
-    this.writes = this.writes.filter((write, i) => i >= kept || write.end >= start);
   }
 
   /** A write that took no time. @param maybe to this word, or to a page that nobody sees any more */
@@ -144,11 +134,7 @@ export class History {
 
   private mayHave(value: number, from: number, to: number): boolean {
     const { lost } = this;
-    if (
-      lost !== null &&
-      (typeof lost === 'number' ? lost === value : lost.explains(value, from, to))
-    )
-      return true;
+    if (lost !== null && has(lost, value, from, to)) return true;
     return this.writes.some(
       (write) =>
         write.start <= to && brings(write, value, from, to) && !hidden(write, this.writes, from),
@@ -161,7 +147,7 @@ export class History {
    */
   settle(value: number, from: number): void {
     const live = this.live(from);
-    if (live.some((write) => write.end >= from || typeof write.value !== 'number')) return;
+    if (live.some((write) => write.end >= from || write.value instanceof History)) return;
     this.writes = [{ start: from, end: from, value, maybe: false }];
   }
 
@@ -174,7 +160,7 @@ export class History {
   values(from: number, to: number): number[] {
     const { lost } = this;
     const all = (): number[] => [
-      ...(lost === null ? [] : typeof lost === 'number' ? [lost] : lost.values(from, to)),
+      ...(lost === null ? [] : valuesIn(lost, from, to)),
       ...this.live(from)
         .filter((write) => write.start <= to)
         .flatMap((write) => valuesOf(write, from, to)),
@@ -204,9 +190,9 @@ export class History {
   private snapshot(from: number, to: number, certain: boolean): void {
     const live = this.live(from);
     const file = live.find(
-      ({ value, since }) => typeof value !== 'number' && since === undefined,
+      ({ value, since }) => value instanceof History && since === undefined,
     )?.value;
-    if (file === undefined || typeof file === 'number') return;
+    if (!(file instanceof History)) return;
     this.strange ??= file.strange;
     const maybe = !certain || live.length > 1;
     for (const value of file.values(from, to))
@@ -223,7 +209,7 @@ export class History {
       .flatMap((write): Write[] =>
         write.since === undefined
           ? [{ ...write, start: -1, end: -1 }]
-          : valuesOf(write, from, to).map((value) => ({ start: -1, end: -1, value, maybe: true })),
+          : [{ start: -1, end: -1, value: oneOf(valuesOf(write, from, to)), maybe: true }],
       );
     // What was on its way to the parent's page may have made a copy of it before the fork came by.
     const starts = [
@@ -239,20 +225,32 @@ export class History {
     return this.writes
       .map(
         ({ start, end, value, maybe }) =>
-          `${typeof value === 'number' ? value : 'file'}@${start}..${end}${maybe ? '?' : ''}`,
+          `${value instanceof History ? 'file' : value}@${start}..${end}${maybe ? '?' : ''}`,
       )
       .join(' ');
   }
 }
 
+const oneOf = (values: number[]): Value => (values.length === 1 ? (values[0] ?? 0) : values);
+
+/** What a value may be to whoever looks between the two times. */
+const valuesIn = (value: Value, from: number, to: number): readonly number[] => {
+  if (value instanceof History) return value.values(from, to);
+  return typeof value === 'number' ? [value] : value;
+};
+
+const has = (value: Value, wanted: number, from: number, to: number): boolean => {
+  if (value instanceof History) return value.explains(wanted, from, to);
+  return typeof value === 'number' ? value === wanted : value.includes(wanted);
+};
+
 /** Values that the write may have brought to whoever looks between the two times. */
-const valuesOf = ({ value, since }: Write, from: number, to: number): number[] =>
-  typeof value === 'number' ? [value] : value.values(Math.min(from, since ?? from), to);
+const valuesOf = ({ value, since }: Write, from: number, to: number): number[] => [
+  ...valuesIn(value, Math.min(from, since ?? from), to),
+];
 
 const brings = ({ value, since }: Write, wanted: number, from: number, to: number): boolean =>
-  typeof value === 'number'
-    ? value === wanted
-    : value.explains(wanted, Math.min(from, since ?? from), to);
+  has(value, wanted, Math.min(from, since ?? from), to);
 
 /** Was it overwritten for everybody who looks from `from` on? */
 const hidden = (write: Write, writes: readonly Write[], from: number): boolean =>

@@ -2,6 +2,7 @@
 import { PAGE_SIZE } from '#emu';
 import type {
   AddressSpace,
+  BlockDevice,
   FixedBuffer,
   GupUserId,
   HostProcess,
@@ -65,8 +66,8 @@ export interface FileModel {
   changed: number;
   /** write()s under way. */
   writing: number;
-  /** The word at a page and an offset in it as the device has it when power is lost; null: in memory alone. */
-  durable: ((pgoff: number, offset: number) => number) | null;
+  /** The disk that it is on; null: in memory alone. */
+  disk: BlockDevice | null;
   /** Never mapped: direct writes, which mappings are not told of, go to such a file. */
   direct: boolean;
   /** Somebody has written to it who is not the CPU: by a reference or a pin, or a debugger. */
@@ -90,7 +91,7 @@ export const createFileModel = (
   changing: 0,
   changed: -1,
   writing: 0,
-  durable: null,
+  disk: null,
   direct,
   behind: false,
 });

@@ -43,7 +43,7 @@ import {
   beginSplice,
   beginTransfer,
 } from './pins.ts';
-import { beginProcessVm, beginRemoteDio } from './transfers.ts';
+import { beginFileDio, beginProcessVm, beginRemoteDio } from './transfers.ts';
 
 const HUGE = 512 * 4096;
 
@@ -130,6 +130,7 @@ export const OPERATIONS: readonly Operation[] = [
   { name: 'fsync', weight: 3, begin: beginFsync },
   { name: 'writeback', weight: 4, begin: beginWriteback },
   { name: 'msync', weight: 2, begin: beginMsync },
+  { name: 'file dio', weight: 6, begin: beginFileDio },
   { name: 'remote dio', weight: 5, begin: beginRemoteDio },
   { name: 'hold', weight: 7, begin: beginHold },
   { name: 'transfer', weight: 6, begin: beginTransfer },

@@ -1,7 +1,18 @@
 /** The hosts that the random driver plays on: every kind of memory switched on, in little RAM. */
 import { PAGE_SIZE } from '#emu';
 import {
+  blockDeviceCreate,
+  deviceDaxCreate,
+  deviceDaxRemove,
+  drive,
+  type ExtentFs,
+  extentCreate,
+  extentMkfs,
+  extentUnmount,
+  fileTruncate,
   hugetlbFileSetup,
+  pmemDeviceCreate,
+  pmemDeviceRemove,
   hugetlbSetPool,
   type PolicyName,
   provenanceStart,
@@ -12,7 +23,7 @@ import {
 } from '#mm';
 import { RandomDriver } from './driver.ts';
 import { History } from './history.ts';
-import { createFileModel } from './model.ts';
+import { createFileModel, type FileModel } from './model.ts';
 
 const PMD_ORDER = 9;
 /** Pages of a file at a server. */
@@ -61,10 +72,67 @@ export const createRandomDriver = ({
     driver.remotes.push({ user: `${kind}-dio`, file, words: words(REMOTE_PAGES) });
   }
   if (tiny) return driver;
+  addDisk(driver, seed);
+  addPmem(driver);
   const huge = hugetlbFileSetup(driver.k, PMD_ORDER, 1024);
   if (typeof huge === 'number') throw new Error(`hugetlb: ${huge}`);
   driver.files.push(createFileModel('hugetlb', huge, words(64), { stride: 16, unit: 512 }));
   return driver;
+};
+
+/** Blocks of the disk, and pages of the persistent memory. */
+const DISK_BLOCKS = 512;
+const PMEM_PAGES = 128;
+
+/** A file of the extent file system, at its full length. */
+const addExtentFile = (
+  driver: RandomDriver,
+  name: string,
+  fs: ExtentFs,
+  nrPages: number,
+  direct: boolean,
+): FileModel => {
+  const mapping = extentCreate(driver.k, fs);
+  const error = drive(fileTruncate(driver.k, mapping, nrPages * PAGE_SIZE));
+  if (error !== 0) throw new Error(`${name}: ${error}`);
+  const words = Array.from({ length: nrPages }, () => new History(0));
+  const file = createFileModel(name, mapping, words, { direct });
+  driver.files.push(file);
+  return file;
+};
+
+/** A disk with a file that is mapped and one that is written directly, by seed with checksums or without. */
+const addDisk = (driver: RandomDriver, seed: number): void => {
+  const { k } = driver;
+  const dev = blockDeviceCreate(k, 'vda', DISK_BLOCKS);
+  const fs = extentMkfs(k, dev, { checksums: seed % 2 === 1, stablePages: seed % 3 !== 0 });
+  driver.filesystems.push(fs);
+  for (const [name, direct] of [
+    ['extent', false],
+    ['direct', true],
+  ] as const) {
+    addExtentFile(driver, name, fs, 8, direct).disk = dev;
+  }
+  driver.closers.push(() => extentUnmount(k, fs));
+};
+
+/** Persistent memory: a file of a DAX file system, and a device-dax file. */
+const addPmem = (driver: RandomDriver): void => {
+  const { k } = driver;
+  const dev = pmemDeviceCreate(k, 'pmem0', PMEM_PAGES);
+  if (typeof dev === 'number') throw new Error(`pmem: ${dev}`);
+  const fs = extentMkfs(k, dev, { dax: true });
+  driver.filesystems.push(fs);
+  addExtentFile(driver, 'fsdax', fs, 6, false);
+  driver.closers.push(
+    () => extentUnmount(k, fs),
+    () => pmemDeviceRemove(k, dev),
+  );
+  const devdax = deviceDaxCreate(k, 4, PAGE_SIZE);
+  if (typeof devdax === 'number') throw new Error(`device-dax: ${devdax}`);
+  const words = Array.from({ length: 4 }, () => new History(0));
+  driver.files.push(createFileModel('devdax', devdax, words));
+  driver.closers.push(() => deviceDaxRemove(k, devdax));
 };
 
 /** What is wrong, and when it was found. */

@@ -1,6 +1,8 @@
 /** Transfers of the random driver: bytes of one word to another, by whatever reaches both. */
 import { PAGE_SIZE } from '#emu';
 import {
+  fileDirectRead,
+  fileDirectWrite,
   type GupUserId,
   ITER_DEST,
   ITER_SOURCE,
@@ -157,9 +159,17 @@ const writeWord = (
 };
 
 /** read() or write() with O_DIRECT of some pages, at a place of the file that is drawn. */
-export const beginDirect = (driver: RandomDriver, file: DirectFile, write: boolean): void => {
+export const beginDirect = (
+  driver: RandomDriver,
+  file: DirectFile,
+  write: boolean,
+  ended: () => void = () => {},
+): void => {
   const found = driver.anyWord();
-  if (found === undefined) return;
+  if (found === undefined) {
+    ended();
+    return;
+  }
   const { random } = driver;
   const { region, i } = found;
   const at = random.below(file.words.length);
@@ -179,6 +189,7 @@ export const beginDirect = (driver: RandomDriver, file: DirectFile, write: boole
   const path = (write ? file.write : file.read)(mm, at * PAGE_SIZE, it);
   driver.start(`${file.name} ${write ? 'write' : 'read'}`, region.process, path, (done) => {
     brokeCow(0);
+    ended();
     // Beyond what is said to be done a request may have been on its way when another failed.
     const short = done < nr * PAGE_SIZE;
     for (const [j, end] of ends.entries()) end.finish(done >= (j + 1) * PAGE_SIZE, short);
@@ -199,4 +210,30 @@ export const beginRemoteDio = (driver: RandomDriver): void => {
     write: (mm, offset, it) => remoteDirectWrite(k, mm, file, offset, it),
   };
   beginDirect(driver, direct, driver.random.chance(0.5));
+};
+
+/** Direct I/O of a file of the extent file system; written in this way only what nobody maps. */
+export const beginFileDio = (driver: RandomDriver): void => {
+  const { k, random } = driver;
+  const write = random.chance(0.5);
+  const file = driver.anyFile(
+    ({ mapping, changing, direct }) =>
+      (mapping.kind === 'extent' || mapping.kind === 'fsdax') &&
+      changing === 0 &&
+      (direct || !write),
+  );
+  if (file === undefined || file.nrPages === 0) return;
+  const { mapping, words, nrPages } = file;
+  const direct: DirectFile = {
+    name: `${file.name} dio`,
+    user: 'block-dio',
+    words: words.slice(0, nrPages),
+    read: (mm, offset, it) => fileDirectRead(k, mm, mapping, offset, it),
+    write: (mm, offset, it) => fileDirectWrite(k, mm, mapping, offset, it),
+  };
+  // A write holds the file's end where it is, as far as the length is concerned.
+  if (write) file.writing++;
+  beginDirect(driver, direct, write, () => {
+    if (write) file.writing--;
+  });
 };
