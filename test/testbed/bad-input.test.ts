@@ -166,10 +166,19 @@ describe('gupbed --help and --version', () => {
   it('help names every command', () => {
     const { code, stdout } = cli.run('--help');
     expect(code).toBe(0);
-    for (const command of ['run', 'bare', 'fight', 'resume', 'bench', 'explore', 'selftest'])
+    for (const command of [
+      'run',
+      'bare',
+      'fight',
+      'resume',
+      'bench',
+      'harm',
+      'explore',
+      'selftest',
+    ])
       expect(stdout).toMatch(new RegExp(`^  ${command} `, 'm'));
   });
-  for (const command of ['run', 'bare', 'fight', 'resume', 'bench', 'explore', 'selftest'])
+  for (const command of ['run', 'bare', 'fight', 'resume', 'bench', 'harm', 'explore', 'selftest'])
     it(`${command} --help has an example`, () => {
       const { code, stdout } = cli.run(command, '--help');
       expect(code).toBe(0);

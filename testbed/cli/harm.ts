@@ -1,5 +1,6 @@
 /** `gupbed harm`: what pinned and referenced pages keep a host from doing, measured. */
 import { HARM_RAM_MAX, HARM_RAM_MIN, harmSizes } from '../harm/host.ts';
+import { HOLDERS, type Holder } from '../harm/holders.ts';
 import { HarmRun } from '../harm/run.ts';
 import { harmLines } from '../harm/text.ts';
 import { wantsColour } from '../report/table.ts';
@@ -15,12 +16,11 @@ export const harmCommand = async (words: string[]): Promise<number> => {
     seed: { type: 'string', default: '1' },
     json: { type: 'boolean', default: false },
   });
-  if (args.positionals.length > 0)
-    throw new UsageError(`harm: ${args.positionals[0]} is not an option`);
+  const holders = holdersOf(args.positionals);
   const policy = changedPolicyOf(args);
   const seed = seedOf(args);
   const ramBytes = parseSize('--ram', String(args.values['ram']), HARM_RAM_MIN, HARM_RAM_MAX);
-  const run = new HarmRun({ policy, seed, sizes: harmSizes(ramBytes) });
+  const run = new HarmRun({ policy, seed, sizes: harmSizes(ramBytes), holders });
   const { outcome, seconds } = await runLoop(
     () => run.step(),
     () => run.status(),
@@ -41,4 +41,13 @@ export const harmCommand = async (words: string[]): Promise<number> => {
     process.stdout.write(`${lines.join('\n')}\n`);
   }
   return EXIT_OK;
+};
+
+/** Those that are named, in the table's order; all of them where none is. @throws UsageError for a name that is none */
+const holdersOf = (names: readonly string[]): readonly Holder[] => {
+  const known = HOLDERS.map(({ name }) => name);
+  for (const name of names)
+    if (!known.includes(name))
+      throw new UsageError(`harm: no holder ${name}, there are ${known.join(', ')}`);
+  return names.length === 0 ? HOLDERS : HOLDERS.filter(({ name }) => names.includes(name));
 };

@@ -12,7 +12,7 @@ commands:
   inspect FILE VIEW    what /proc of a saved machine's host says, and who holds a frame
   audit                every user of GUP: its API under a policy, its hold, what is unsafe about it
   bench [SUITE...]     measure: translate, hart, gup
-  harm                 what held pages keep a host from: CMA, offlining, compaction, long-term pins
+  harm [HOLDER...]     what held pages keep a host from: CMA, offlining, compaction, long-term pins
   explore NAME         every interleaving of a small scenario, up to a bound on preemptions
   selftest [PATTERN]   the matrix of the kernel's COW self-test: every kind of memory, by its bytes
 
@@ -119,12 +119,14 @@ gup (GUP-fast and PIN-fast by batch and mapping size, present and faulted in).
 
 example: gupbed bench translate --rounds 7
 `,
-  harm: `usage: gupbed harm [options]
+  harm: `usage: gupbed harm [HOLDER...] [options]
 
 Loads a host with zones and CMA, has the same pages held by each kind of user in turn, and measures
 what can still be done: allocating CMA, taking a block of memory out of use, compaction, pinning
 the memory for long. Prints how much of it worked, and who had the pages that did not move.
 
+  HOLDER                   these alone: nobody, kvm, block-dio, nfs-dio, vmsplice, io-uring-buffers,
+                           rdma, vfio
   --policy NAME            linux-6.5, linux-7 or target (default linux-7)
   --set USER=API           the policy with one user changed, any number of times (gupbed audit)
   --ram SIZE               memory of the host, 512M to 3G (default 2G)

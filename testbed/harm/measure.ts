@@ -30,7 +30,7 @@ const CMA_PIECE_PAGES = CMA_PIECE_BYTES / PAGE_SIZE;
 /** Linux goes over a block for ever; after so many rounds nothing is different any more. */
 export const OFFLINE_ROUNDS = 8;
 /** What is registered with an adapter, from each place on where pages are held. */
-export const REGION_BYTES = MIB;
+export const REGION_BYTES = MIB / 4;
 const HUGE_ORDER = 9;
 const HUGE_PAGES = 1 << HUGE_ORDER;
 /** The order to compact for. */

@@ -1,7 +1,7 @@
 /** What pinned and referenced pages harm, holder by holder: each on a host of its own, loaded alike. */
 import { PAGE_SIZE } from '#emu';
 import { type GupApi, type Policy, provenanceStart } from '#mm';
-import { apiOf, HOLDERS, type Holder } from './holders.ts';
+import { apiOf, type Holder } from './holders.ts';
 import { HarmHosts, type HarmSizes, UNIT_PAGES } from './host.ts';
 import {
   type CmaHarm,
@@ -47,6 +47,7 @@ export interface HarmOptions {
   policy: Policy;
   seed: number;
   sizes: HarmSizes;
+  holders: readonly Holder[];
 }
 
 export class HarmRun {
@@ -73,11 +74,12 @@ export class HarmRun {
 
   /** Where it is, in one line. */
   status(): string {
-    return `${this.rows.length + 1} of ${HOLDERS.length}: ${this.doing}`;
+    const { length } = this.options.holders;
+    return `${Math.min(this.rows.length + 1, length)} of ${length}: ${this.doing}`;
   }
 
   private *measureAll(): Generator<void, void, undefined> {
-    for (const holder of HOLDERS) yield* this.measure(holder);
+    for (const holder of this.options.holders) yield* this.measure(holder);
   }
 
   private *measure(holder: Holder): Generator<void, void, undefined> {
