@@ -76,3 +76,9 @@ export const checkStamps = (p: HostProcess, hva: number, nrPages: number, salt =
 };
 
 export const assertAtRest = (k: Kernel): void => assertKernel(k, { quiescent: true });
+
+/** Seconds of this process since `before`, whatever else the host has to do. */
+export const cpuSeconds = (before: NodeJS.CpuUsage): number => {
+  const { user, system } = process.cpuUsage(before);
+  return (user + system) / 1e6;
+};
