@@ -1,4 +1,5 @@
 /** What the tests of the extent file system share: a kernel with a disk and a file system on it, and files on it. */
+import { atomicAdd } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import {
   type AddressSpace,
@@ -19,6 +20,7 @@ import {
   writebackMapping,
 } from '#mm';
 import { folioMarkDirty, folioOf, folioPut, folioUnlock } from '../../mm/folio/folio.ts';
+import { GUP_PIN_COUNTING_BIAS } from '../../mm/folio/pin.ts';
 import { operationsOf } from '../../mm/fs/operations.ts';
 import { createWorld, type World } from './support.ts';
 
@@ -127,3 +129,51 @@ export function* storeMapped(
 function* none(): Path<number> {
   return 0;
 }
+
+export interface OneFile extends DiskWorld {
+  file: AddressSpace;
+}
+
+/** A file whose pages are on the device. */
+export const onDisk = (options: DiskOptions = {}, ...values: number[]): OneFile => {
+  const w = createDiskWorld(options);
+  const file = fileOf(w.k, w.fs, ...values);
+  if (fsync(w.k, file) !== 0) throw new Error('fsync');
+  return { ...w, file };
+};
+
+/** Takes the clean pages of a file out of the cache, so that they come from the device again. */
+export const dropCache = (k: Kernel, file: AddressSpace): void => {
+  for (const [pgoff, page] of [...file.pages]) {
+    file.pages.delete(pgoff);
+    k.state.frames.mapping.fill(0, page, page + 1);
+    atomicAdd(k.state.frames.refcount, page, -1);
+  }
+};
+
+/** Blocks left to promise. */
+export const room = (fs: ExtentFs): number => fs.nrFree - fs.nrReserved;
+
+/** Fills the file system with another file, but for so many blocks. */
+export const fillUp = ({ k, fs }: DiskWorld, but: number): AddressSpace => {
+  const big = extentCreate(k, fs);
+  const nr = room(fs) - but;
+  write(k, big, 0, new Uint8Array(nr * PAGE_SIZE).fill(0xee));
+  if (fsync(k, big) !== 0) throw new Error('fsync');
+  if (room(fs) !== but) throw new Error(`${room(fs)} blocks left`);
+  return big;
+};
+
+/** Dirties a page as a user of FOLL_GET does, who holds it while writeback cleans it: without a word to the file system. */
+export const dirtyBehind = (k: Kernel, file: AddressSpace, pgoff: number, value: number): void => {
+  const page = cachedPage(file, pgoff);
+  k.memory.setBytes(k.memory.pageOffset(page), pageOf(value));
+  folioMarkDirty(k, page);
+};
+
+/** One pin of a page, as the counts have it, for as long as the body runs. */
+export const pinned = (k: Kernel, page: number, body: () => void): void => {
+  atomicAdd(k.state.frames.refcount, page, GUP_PIN_COUNTING_BIAS);
+  body();
+  atomicAdd(k.state.frames.refcount, page, -GUP_PIN_COUNTING_BIAS);
+};
