@@ -17,6 +17,7 @@ import {
 } from '../frames/table.ts';
 import { isZoneDevice } from '../frames/zone-device.ts';
 import { longtermOf } from './longterm.ts';
+import { pipeHoldIsGup } from '../pipe/pipe.ts';
 import type { Kernel } from '../types.ts';
 
 /** A page that somebody wanted to have moved, and that has not moved. Plain data. */
@@ -46,8 +47,8 @@ const gupHolders = (k: Kernel, folio: number, named: Named): void => {
   for (const { id, buffers } of pipes.values())
     for (const { page, hold } of buffers) {
       if (folioOf(k, page) !== folio) continue;
-      if (hold !== 'own' && provenance !== null) continue;
-      add(named, hold === 'own' ? `pipe ${id}` : `vmsplice (pipe ${id})`, 1);
+      if (pipeHoldIsGup(hold) && provenance !== null) continue;
+      add(named, pipeHoldIsGup(hold) ? `vmsplice (pipe ${id})` : `pipe ${id}`, 1);
       if (hold === 'pin') named.pins++;
       else named.gets++;
     }
