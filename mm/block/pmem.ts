@@ -67,8 +67,10 @@ export const pmemPersist = (
   }
 };
 
-/** Does the frame say anything else than the media? */
-const isVolatile = (now: Uint8Array, durable: Uint8Array | undefined): boolean => {
+/** Would a loss of power change the block, if its lines are not written back before? */
+export const pmemIsVolatile = (k: Kernel, dev: BlockDevice, block: number): boolean => {
+  const now = frameBytes(k, dev, block);
+  const durable = dev.media.get(block);
   for (let i = 0; i < BLOCK_SIZE; i++) if (now[i]! !== (durable?.[i] ?? 0)) return true;
   return false;
 };
@@ -85,8 +87,8 @@ export const pmemCrashImage = (
 ): Map<number, Uint8Array> => {
   const image = new Map(dev.media);
   for (let block = 0; block < dev.nrBlocks; block++) {
-    const now = frameBytes(k, dev, block);
-    if (isVolatile(now, dev.media.get(block)) && keeps(block)) image.set(block, now.slice());
+    if (pmemIsVolatile(k, dev, block) && keeps(block))
+      image.set(block, frameBytes(k, dev, block).slice());
   }
   return image;
 };

@@ -23,8 +23,7 @@ import { type MmPass, whereOf } from './pass.ts';
 /** I6. A present entry of a VMA. */
 export const checkWritableEntry = (pass: MmPass, vma: Vma, hva: number, entry: number): void => {
   const inode = vma.mapping?.inode ?? null;
-  if (inode === null || !pteWrite(entry) || vma.mapping?.kind !== 'extent') return;
-  if (!vmaNeedsDirtyTracking(vma)) return;
+  if (inode === null || !pteWrite(entry) || !vmaNeedsDirtyTracking(vma)) return;
   const { k, report } = pass;
   const pgoff = linearPageIndex(vma, hva);
   if (!inode.reserved.has(pgoff))
@@ -32,7 +31,11 @@ export const checkWritableEntry = (pass: MmPass, vma: Vma, hva: number, entry: n
       `I6 ${whereOf(pass, hva)}: writable, and nothing is promised for ${pageOf(inode, pgoff)}`,
     );
   const page = ptePage(entry);
-  if (!pteDirty(entry) && (k.state.frames.flags[page]! & PG_DIRTY) === 0)
+  // Of DAX the file itself keeps track of stores.
+  const dax = vma.mapping?.dax ?? null;
+  if (dax !== null && !dax.dirty.has(pgoff))
+    report.push(`I6 ${whereOf(pass, hva)}: writable, and ${pageOf(inode, pgoff)} is not dirty`);
+  if (dax === null && !pteDirty(entry) && (k.state.frames.flags[page]! & PG_DIRTY) === 0)
     report.push(`I6 ${whereOf(pass, hva)}: writable and clean, page ${page} as well`);
 };
 

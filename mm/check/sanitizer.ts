@@ -4,7 +4,7 @@
  * The numbered rules I1, I2, I3, I9, I10 and I11 (a message begins with the number), and that reverse
  * map, resident counts, caches, swap, pools, LRU lists and the buddy allocator agree. It walks everything and
  * believes no counter. With provenance on (mm/provenance/) every reference must have an owner by name,
- * and what pins promise is checked page by page: I4, I13.
+ * and what pins promise is checked page by page: I4, I5, I13.
  */
 import { pageToPfn } from '../frames/table.ts';
 import { ptePresent, pteWrite } from '../pgtable/pte.ts';
@@ -17,6 +17,7 @@ import { checkDirty } from './dirty.ts';
 import { checkFrames, checkPoolSizes, type Holders } from './frames.ts';
 import { countHolders } from './holders.ts';
 import { checkPins } from './pins.ts';
+import { checkLongterm } from './longterm.ts';
 import { checkLru } from './lru.ts';
 import { checkMm } from './tables.ts';
 import { visitOdpEntries } from '../rdma/odp.ts';
@@ -59,12 +60,13 @@ export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => 
   checkBuddy(k, census, settled, report);
   checkLru(k, census, report);
   checkPools(k, census, report);
-  checkZoneDevices(k, census, report);
+  checkZoneDevices(k, census, settled, report);
   const holders = checkFrames(k, census, report);
   checkPoolSizes(k, census, holders, report);
   const live = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
   if (holders.pins !== live)
     report.push(`I11 pins: ${holders.pins} are held, acquired - released = ${live}`);
+  checkLongterm(k, report);
   checkSecondary(k, (visit) => visitOdpEntries(k, visit), report);
   if (options.secondary !== undefined) checkSecondary(k, options.secondary, report);
   if (settled) {

@@ -1,7 +1,9 @@
 /**
  * Sanitizer: memory of devices. Free pages of a device are with its driver; a block of a DAX file is
- * used by the file that has it, or by nobody, and whoever holds it holds it while it is the file's.
+ * used by the file that has it, or by nobody, and whoever holds it holds it while it is the file's. I8 at
+ * rest: what a DAX file does not remember as written to is durable as it is.
  */
+import { pmemIsVolatile } from '../block/pmem.ts';
 import { PG_DEVDAX, PG_FSDAX } from '../frames/table.ts';
 import type { ZoneDevice } from '../frames/zone-device.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
@@ -9,7 +11,12 @@ import { FREE_POOL } from './buddy.ts';
 import type { Census } from './census.ts';
 
 /** Checks the pages of every device, and marks the free ones; those in use are counted with the frames. */
-export const checkZoneDevices = (k: Kernel, census: Census, report: string[]): void => {
+export const checkZoneDevices = (
+  k: Kernel,
+  census: Census,
+  settled: boolean,
+  report: string[],
+): void => {
   const { flags } = k.state.frames;
   for (const device of k.state.zoneDevices) {
     const { id, type, firstPage, nrPages } = device;
@@ -22,7 +29,10 @@ export const checkZoneDevices = (k: Kernel, census: Census, report: string[]): v
     }
   }
   for (const object of k.state.mappings.values())
-    if (object.kind === 'fsdax') checkDaxFile(k, object, report);
+    if (object.kind === 'fsdax') {
+      checkDaxFile(k, object, report);
+      if (settled) checkDurable(k, object, report);
+    }
 };
 
 /** Pages that the driver has not handed out. */
@@ -78,4 +88,15 @@ const checkDaxFile = (k: Kernel, file: AddressSpace, report: string[]): void => 
   }
   for (const pgoff of dax.dirty.keys())
     if (!dax.entries.has(pgoff)) report.push(`dax ${id}:${pgoff} is dirty, and shows nothing`);
+};
+
+/** I8. Blocks that are clean: the media has their bytes, or, where it has none, they are zeroes. */
+const checkDurable = (k: Kernel, { dax, inode }: AddressSpace, report: string[]): void => {
+  const fs = k.state.filesystems.get(inode?.fs ?? -1);
+  const dev = fs === undefined ? undefined : k.state.blockDevices.get(fs.device);
+  if (dax === null || inode === null || dev === undefined) return;
+  for (const { pgoff, block, nr, unwritten } of inode.extents)
+    for (let i = 0; i < nr && !unwritten; i++)
+      if (!dax.dirty.has(pgoff + i) && pmemIsVolatile(k, dev, block + i))
+        report.push(`I8 page ${pgoff + i} of inode ${inode.ino}: clean, and not durable as it is`);
 };
