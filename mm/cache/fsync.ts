@@ -35,9 +35,8 @@ export function* vfsFsync(
 ): Path<number> {
   if (!tracksDirty(mapping)) return 0;
   const written = yield* writebackMapping(k, mapping, startByte, endByte, true);
-  const { syncMetadata } = operationsOf(mapping);
-  const synced = written === 0 && syncMetadata !== undefined ? yield* syncMetadata(k, mapping) : 0;
   const reported = checkAndAdvanceWbErr(mapping);
-  if (written !== 0) return written;
-  return synced !== 0 ? synced : reported;
+  const error = written !== 0 ? written : reported;
+  const { syncMetadata } = operationsOf(mapping);
+  return error === 0 && syncMetadata !== undefined ? yield* syncMetadata(k, mapping) : error;
 }
