@@ -5,6 +5,7 @@ import {
   blockDirectRead,
   blockDirectWrite,
   blockPowerFail,
+  createPipe,
   drive,
   EINVAL,
   EIO,
@@ -12,8 +13,10 @@ import {
   EFAULT,
   EINTR,
   extentCheck,
+  extentCreate,
   extentFallocate,
   extentForget,
+  extentMkfs,
   extentMount,
   extentOpen,
   fileDirectRead,
@@ -28,10 +31,13 @@ import {
   iovIterUbuf,
   mappingPut,
   munmap,
+  pipeRead,
+  pmemDeviceCreate,
   pteDirty,
   SIGNAL_FATAL,
   sendSignal,
   shmemCreate,
+  spliceFileToPipe,
   YP_BIO_SUBMITTED,
   YP_BIO_TRANSFERRED,
   vfsFsync,
@@ -375,6 +381,42 @@ describe('direct writes of a file', () => {
     wanted[0] = 88;
     wanted.set(wanted.subarray(0, PAGE_SIZE), PAGE_SIZE);
     expect(contents(d)).toEqual(wanted);
+    expectSound(d);
+  });
+});
+
+describe('files of a DAX file system', () => {
+  /** A file of one page and a bit. */
+  const daxWorld = (): DioWorld => {
+    const d = dioWorld();
+    const dev = pmemDeviceCreate(d.w.k, 'pmem', 1024);
+    if (typeof dev === 'number') throw new Error(`pmem: ${dev}`);
+    const fs = extentMkfs(d.w.k, dev, { dax: true });
+    const file = extentCreate(d.w.k, fs);
+    drive(fileWrite(d.w.k, file, 0, pattern(PAGE_SIZE + 10)));
+    return { ...d, dev, fs, file };
+  };
+
+  it('are copied, at any offset: there is no page cache to go past, and nothing is pinned', () => {
+    const d = daxWorld();
+    expect(directRead(d, 7, 2 * PAGE_SIZE, 3)).toBe(PAGE_SIZE + 3);
+    expect(peek(d.p, d.hva + 3, PAGE_SIZE + 3)).toEqual(pattern(PAGE_SIZE + 10).subarray(7));
+    d.p.copyIn(d.hva, pattern(100, 2));
+    expect(directWrite(d, PAGE_SIZE - 50, 100)).toBe(100);
+    expect(contents(d).subarray(PAGE_SIZE - 50)).toEqual(pattern(100, 2));
+    expect(directRead(d, 0, PAGE_SIZE, 64 * PAGE_SIZE)).toBe(-EFAULT);
+    expect([d.dev.nrReads, d.dev.nrWrites]).toEqual([0, 0]);
+    expectSound(d);
+  });
+
+  it("in a pipe are copies: the blocks are nobody else's", () => {
+    const d = daxWorld();
+    const pipe = createPipe(d.w.k);
+    expect(drive(spliceFileToPipe(d.w.k, d.file, 5, pipe, 10))).toBe(10);
+    expect(pipe.buffers.map(({ hold }) => hold)).toEqual(['own']);
+    const into = new Uint8Array(10);
+    pipeRead(d.w.k, pipe, into);
+    expect(into).toEqual(pattern(15).subarray(5));
     expectSound(d);
   });
 });
