@@ -112,7 +112,8 @@ example: gupbed audit --policy target
 
 Measures, each figure beside a limit that is measured in the same run. Suites: translate (TLB hit,
 misses in one and two stages, page touch and pointer chase by working set), hart (the interpreter),
-gup (GUP-fast and PIN-fast by batch and mapping size, present and faulted in).
+gup (GUP-fast and PIN-fast by batch and mapping size, present and faulted in; direct I/O, writeback,
+CMA and offlining).
 
   --rounds N               samples of each figure, 3 to 99 (default 5); medians are printed
   --json                   an array of rows
