@@ -40,7 +40,7 @@ const hasPageCache = ({ kind }: AddressSpace): boolean => kind === 'shmem' || ki
 /**
  * The page at an offset, with a reference. One that the cache has is taken as it is, if it is up to
  * date or need not be: not the first, so that somebody else will look again (pipeBufConfirm). Linux has
- * waited for every page since 6.5.
+ * waited for every page since 4.9.
  * @returns the page; -EAGAIN it would have to be waited for, and may not; errors of getPage
  */
 function* pageToSplice(
