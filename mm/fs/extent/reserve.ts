@@ -25,8 +25,9 @@ import { journalCommit } from './journal.ts';
 import { reserveBlock, unreserveBlocks } from './space.ts';
 import type { ExtentFs, ExtentInode } from './state.ts';
 
-/** Promises that a page can be written, if it has not been promised yet. @returns false: there is no space */
+/** Promises that a page can be written, if it has not been promised yet. @returns false: there is no space, or the journal has been aborted */
 export const reservePage = (fs: ExtentFs, inode: ExtentInode, pgoff: number): boolean => {
+  if (fs.journal.aborted) return false;
   if (inode.reserved.has(pgoff)) return true;
   if (fs.checksums === null && extentAt(inode, pgoff) !== undefined) {
     mapSet(inode.reserved, pgoff, 'mapped');
@@ -91,7 +92,7 @@ export function* extentPageMkwrite(k: Kernel, mapping: AddressSpace, page: numbe
     return -EAGAIN;
   }
   const error = reservePage(fs, inode, pgoff) ? 0 : yield* reservePageSlow(k, fs, inode, pgoff);
-  if (error === 0 && !fs.journal.aborted) return 0;
+  if (error === 0) return 0;
   folioUnlock(k, folio);
   return -EFAULT;
 }
