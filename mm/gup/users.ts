@@ -220,7 +220,7 @@ export const GUP_USERS: readonly GupUser[] = [
         dirty: 'bio_set_pages_dirty() before the transfer, again at completion',
         notifier: 'no',
         unsafe:
-          "fork, and the next write to the buffer goes to a copy: what is read is missed, or what is written is another process's; nothing is unshared; CMA, offlining and compaction wait for the device",
+          "fork, and the next write to the buffer goes to a copy: what is read is missed, what is sent is older, and of a huge page another process's; nothing is unshared; CMA, offlining and compaction wait for the device",
       },
       pin: {
         hold: 'bounded',
@@ -242,10 +242,10 @@ export const GUP_USERS: readonly GupUser[] = [
       get: {
         hold: 'bounded',
         until: 'the server has answered',
-        dirty: 'nfs_direct_readpage_release() after the answer',
+        dirty: 'nfs_direct_read_completion() after the answer, of small folios',
         notifier: 'no',
         unsafe:
-          "fork, and the next write to the buffer goes to a copy: what is read is missed, or what is written is another process's; nothing is unshared; CMA, offlining and compaction wait for the server",
+          "fork, and the next write to the buffer goes to a copy: what is read is missed, what is sent is older, and of a huge page another process's; nothing is unshared; CMA, offlining and compaction wait for the server",
       },
       pin: {
         hold: 'bounded',
@@ -269,7 +269,7 @@ export const GUP_USERS: readonly GupUser[] = [
         dirty: 'put_bvecs() after the answer, of a read',
         notifier: 'no',
         unsafe:
-          "fork, and the next write to the buffer goes to a copy: what is read is missed, or what is written is another process's; nothing is unshared; CMA, offlining and compaction wait for the server",
+          "fork, and the next write to the buffer goes to a copy: what is read is missed, what is sent is older, and of a huge page another process's; nothing is unshared; CMA, offlining and compaction wait for the server",
       },
       pin: {
         hold: 'bounded',
@@ -289,11 +289,11 @@ export const GUP_USERS: readonly GupUser[] = [
     uses: {
       get: {
         hold: 'bounded',
-        until: 'the server has answered',
+        until: 'the daemon has answered',
         dirty: 'fuse_release_user_pages() after the answer',
         notifier: 'no',
         unsafe:
-          "fork, and the next write to the buffer goes to a copy: what is read is missed, or what is written is another process's; nothing is unshared; CMA, offlining and compaction wait for the server",
+          "fork, and the next write to the buffer goes to a copy: what is read is missed, what is sent is older, and of a huge page another process's; nothing is unshared; CMA, offlining and compaction wait for the daemon",
       },
       pin: {
         hold: 'bounded',
