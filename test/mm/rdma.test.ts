@@ -1,13 +1,19 @@
 /** Memory regions of RDMA: pinned for long, counted, dirty when they go. Compare drivers/infiniband/core/umem.c. */
 import { beforeEach, describe, expect, it } from 'vitest';
-import { PAGE_SIZE } from '#emu';
+import { Mmu, PAGE_SIZE, PhysMemory } from '#emu';
 import {
+  blockDeviceCreate,
   checkKernel,
+  createKernel,
+  createPolicy,
   drive,
   explainFrame,
+  extentCreate,
+  extentMkfs,
+  fileTruncate,
   folioMaybeDmaPinned,
   folioTestDirty,
-  type HostProcess,
+  HostProcess,
   ibUmemGet,
   ibUmemRelease,
   type Kernel,
@@ -15,6 +21,7 @@ import {
   shmemCreate,
   migrateFolio,
   mmap,
+  mmCreate,
   munmap,
   PROT_READ,
   provenanceStart,
@@ -22,6 +29,7 @@ import {
   SIGNAL_FATAL,
   type Umem,
   umemPageAt,
+  ZONE_MOVABLE,
 } from '#mm';
 import { pinUserPagesFast, writePinnedPage } from '#mm/driver-api';
 import { EFAULT, EINTR, EINVAL, ENOMEM, EPERM } from '../../mm/errno.ts';
@@ -36,6 +44,8 @@ import {
   RW,
   type World,
 } from './support.ts';
+
+const MIB = 2 ** 20;
 
 let w: World;
 let k: Kernel;
@@ -160,6 +170,52 @@ describe('ib_umem_get()', () => {
     sendSignal(k, SIGNAL_FATAL);
     expect(drive(ibUmemGet(k, p.mm, hva, 600 * PAGE_SIZE, true))).toBe(-EINTR);
     expect([p.mm.pinnedVm, livePins()]).toEqual([0, 0]);
+  });
+});
+
+describe('what may be registered for long (1.8)', () => {
+  /** A file of one page on the extent file system, mapped shared. */
+  const mapFile = (): number => {
+    const file = extentCreate(k, extentMkfs(k, blockDeviceCreate(k, 'disk', 64)));
+    drive(fileTruncate(k, file, PAGE_SIZE));
+    return drive(
+      mmap(k, p.mm, { lenBytes: PAGE_SIZE, prot: RW, flags: MAP_SHARED, mapping: file, pgoff: 0 }),
+    );
+  };
+
+  it('a file that is written back: for reading, and never for writing', () => {
+    const hva = mapFile();
+    p.store8(hva, 1);
+    expect(drive(ibUmemGet(k, p.mm, hva, PAGE_SIZE, true))).toBe(-EFAULT);
+    expect([p.mm.pinnedVm, livePins()]).toEqual([0, 0]);
+    drive(ibUmemRelease(k, registered(hva, PAGE_SIZE, false)));
+  });
+
+  it('under linux-6.5 as well: both refuse since 6.5', () => {
+    k.policy = createPolicy('linux-6.5');
+    expect(drive(ibUmemGet(k, p.mm, mapFile(), PAGE_SIZE, true))).toBe(-EFAULT);
+  });
+
+  it('pages in zone MOVABLE move out first, with their bytes (I5)', () => {
+    const memory = new PhysMemory(32 * MIB);
+    const tlb = { flushPage: () => {}, flushRange: () => {}, flushAsid: () => {} };
+    const policy = createPolicy('linux-7');
+    const zoned = createKernel({ memory, tlb, policy, movableBytes: 16 * MIB });
+    zoned.checked = true;
+    const user = new HostProcess(zoned, mmCreate(zoned), new Mmu(memory, 0));
+    const hva = mapAnon(user, 32);
+    for (let i = 0; i < 32; i++) user.store8(hva + i * PAGE_SIZE, i);
+    const movable = zoned.state.zones[ZONE_MOVABLE]!.firstPage;
+    expect(pageAt(user, hva)).toBeGreaterThanOrEqual(movable);
+    const umem = drive(ibUmemGet(zoned, user.mm, hva, 32 * PAGE_SIZE, true));
+    if (typeof umem === 'number') throw new Error(`ib_umem_get: ${umem}`);
+    for (const { page, nr } of umem.runs) expect(page + nr).toBeLessThanOrEqual(movable);
+    for (let i = 0; i < 32; i++) {
+      expect(user.load8(hva + i * PAGE_SIZE)).toBe(i);
+      expect(umemPageAt(umem, i * PAGE_SIZE)).toBe(pageAt(user, hva + i * PAGE_SIZE));
+    }
+    drive(ibUmemRelease(zoned, umem));
+    expect(checkKernel(zoned, { quiescent: true })).toEqual([]);
   });
 });
 
