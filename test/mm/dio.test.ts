@@ -42,6 +42,7 @@ import {
   YP_BIO_TRANSFERRED,
   vfsFsync,
 } from '#mm';
+import { pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
 import {
   contents,
   type DioWorld,
@@ -50,6 +51,8 @@ import {
   directWrite,
   mapShared,
 } from './dio-world.ts';
+import { folioClearFlags } from '../../mm/folio/folio.ts';
+import { PG_DIRTY } from '../../mm/frames/table.ts';
 import { expectNothingHeld, pattern, peek, pinsLive } from './iov-world.ts';
 import { entryAt, mapAnon, pageAt, stepTo } from './support.ts';
 
@@ -152,6 +155,16 @@ describe('pages under way', () => {
     expect(p.load8(hva)).toBe(pattern(1)[0]);
     expect(drive(path)).toBe(PAGE_SIZE);
     expectSound(d);
+  });
+
+  it('that were cleaned while they were under way are dirty again when the bio is done', () => {
+    const d = dioWorld(pattern(PAGE_SIZE));
+    const path = fileDirectRead(d.w.k, d.p.mm, d.file, 0, iovIterUbuf(ITER_DEST, d.hva, PAGE_SIZE));
+    stepTo(d.w.k, path, YP_BIO_SUBMITTED);
+    const page = pageAt(d.p, d.hva);
+    folioClearFlags(d.w.k, page, PG_DIRTY);
+    drive(path);
+    expect(folioTestDirty(d.w.k, page)).toBe(true);
   });
 
   it('that are written from are pinned for reading only, and stay clean', () => {
@@ -281,6 +294,46 @@ describe('direct writes of a file', () => {
     d.p.copyIn(d.hva, new Uint8Array(PAGE_SIZE).fill(3));
     directWrite(d, 0, PAGE_SIZE);
     expect(d.p.load8(at)).toBe(3);
+    expectSound(d);
+  });
+
+  it('what was read into the page cache while they were under way does not stay there', () => {
+    const d = dioWorld(pattern(PAGE_SIZE));
+    const { w, p, hva, file } = d;
+    p.copyIn(hva, pattern(PAGE_SIZE, 5));
+    const path = fileDirectWrite(w.k, p.mm, file, 0, iovIterUbuf(ITER_SOURCE, hva, PAGE_SIZE));
+    stepTo(w.k, path, YP_BIO_SUBMITTED);
+    expect(contents(d)).toEqual(pattern(PAGE_SIZE));
+    expect(drive(path)).toBe(PAGE_SIZE);
+    expect(contents(d)).toEqual(pattern(PAGE_SIZE, 5));
+    expectSound(d);
+  });
+
+  it('what was dirtied there while they were under way stays, and the file has an error to tell of', () => {
+    const d = dioWorld(pattern(PAGE_SIZE));
+    const { w, p, hva, file } = d;
+    const at = mapShared(p, file, 1);
+    p.copyIn(hva, pattern(PAGE_SIZE, 5));
+    const path = fileDirectWrite(w.k, p.mm, file, 0, iovIterUbuf(ITER_SOURCE, hva, PAGE_SIZE));
+    stepTo(w.k, path, YP_BIO_SUBMITTED);
+    p.store8(at, 99);
+    expect(drive(path)).toBe(PAGE_SIZE);
+    expect(contents(d)[0]).toBe(99);
+    expect(drive(vfsFsync(w.k, file))).toBe(-EIO);
+    expectSound(d);
+  });
+
+  it('go by way of the page cache where somebody has pinned a page of the range there', () => {
+    const d = dioWorld(pattern(PAGE_SIZE));
+    const { w, p, hva, file } = d;
+    const at = mapShared(p, file, 1);
+    const pages = new Int32Array(1);
+    expect(drive(pinUserPagesFast(w.k, p.mm, at, 1, 0, pages))).toBe(1);
+    p.copyIn(hva, pattern(PAGE_SIZE, 5));
+    expect(directWrite(d, 0, PAGE_SIZE)).toBe(PAGE_SIZE);
+    expect(p.load8(at)).toBe(pattern(1, 5)[0]);
+    expect(file.pages.get(0)).toBe(pages[0]);
+    unpinUserPages(w.k, pages, 1);
     expectSound(d);
   });
 
