@@ -47,7 +47,7 @@ export const mapFile = (
  * @param written false: all of it is a hole
  */
 export const daxWorld = (nrPages = 8, written = true): DaxWorld => {
-  const w = createWorld();
+  const w = createWorld(8 << 20);
   const { k } = w;
   const dev = pmemDeviceCreate(k, 'pmem0', PMEM_PAGES);
   if (typeof dev === 'number') throw new Error(`pmemDeviceCreate: ${dev}`);
