@@ -86,6 +86,8 @@ Looks into the host of a saved machine, in the formats of Linux's /proc. Views:
   maps PID, smaps PID        /proc/PID/maps and smaps
   pagemap PID [HVA [N]]      /proc/PID/pagemap: what is there, or N pages from HVA (default 1)
   meminfo, vmstat            /proc/meminfo and vmstat
+  buddyinfo, pagetypeinfo,   free memory by zone, size and migratetype
+  zoneinfo
   kpageflags [PFN [N]]       /proc/kpageflags: frames by their flags, or N frames from PFN (default 1)
   frame PFN                  who holds the frame: entries, caches, pipes, and references and pins by
                              function and user, where the machine ran with --provenance

@@ -7,7 +7,10 @@ import {
   pfnToPage,
   procKpageflags,
   procMaps,
+  procBuddyinfo,
   procMeminfo,
+  procPagetypeinfo,
+  procZoneinfo,
   procSmaps,
   procVmstat,
 } from '#mm';
@@ -67,6 +70,15 @@ const counts =
     return { text: () => text, json: () => parseCounts(text) };
   };
 
+/** Files whose lines are a table of their own kind: as JSON a list of lines. */
+const table =
+  (name: string, make: (inspected: Inspected) => string): View =>
+  (inspected, words) => {
+    noMore(name, words, 0);
+    const text = make(inspected);
+    return { text: () => text, json: () => text.trimEnd().split('\n') };
+  };
+
 const frameOf = ({ k }: Inspected, word: string): number => {
   const pfn = parseCount('PFN', word, 0, Number.MAX_SAFE_INTEGER);
   if (pfn < RAM_PFN_BASE || pfn >= RAM_PFN_BASE + k.memory.nrPages)
@@ -103,6 +115,9 @@ export const VIEWS: Record<string, View> = {
   },
   meminfo: counts('meminfo', ({ k }) => procMeminfo(k)),
   vmstat: counts('vmstat', ({ k }) => procVmstat(k)),
+  buddyinfo: table('buddyinfo', ({ k }) => procBuddyinfo(k)),
+  pagetypeinfo: table('pagetypeinfo', ({ k }) => procPagetypeinfo(k)),
+  zoneinfo: table('zoneinfo', ({ k }) => procZoneinfo(k)),
   kpageflags: (inspected, words) => {
     noMore('kpageflags', words, 2);
     const { k } = inspected;
