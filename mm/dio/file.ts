@@ -19,12 +19,13 @@ import { type Bio, BLOCK_SIZE, type BlockDevice, SECTOR_SIZE } from '../block/st
 import { downRead, downReadTrylock, downWrite, upRead, upWrite } from '../cache/rwsem.ts';
 import { invalidateInodePages2Range } from '../cache/truncate.ts';
 import { mappingSetError, writebackMapping } from '../cache/writeback.ts';
-import { EBUSY, EFAULT, EFBIG, EINVAL, EIO } from '../errno.ts';
+import { EAGAIN, EBUSY, EFAULT, EFBIG, EINVAL, EIO } from '../errno.ts';
+import { blockAt } from '../fs/extent/extents.ts';
 import { fsOfInode, inodeOfMapping } from '../fs/extent/inode.ts';
 import { FILE_BYTES_MAX } from '../fs/extent/layout.ts';
 import { extentDioEnd, type ExtentMap, extentMapBlocks } from '../fs/extent/map.ts';
 import { zeroTail } from '../fs/extent/size.ts';
-import type { ExtentFs } from '../fs/extent/state.ts';
+import type { ExtentFs, ExtentInode } from '../fs/extent/state.ts';
 import { extentChecksumOf } from '../fs/extent/sums.ts';
 import { iovIterZero } from '../iov/copy.ts';
 import {
@@ -103,7 +104,16 @@ const checkRun = (k: Kernel, fs: ExtentFs, dev: BlockDevice, { block, nr }: Exte
   return error;
 };
 
-/** The read itself, under i_rwsem. @returns bytes or -errno */
+/**
+ * Are blocks of a run no more those of the file? Where nothing is written over, a page that was dirtied
+ * through a mapping meanwhile has another block, and this one may be anybody's.
+ */
+const hasMoved = (inode: ExtentInode, { pgoff, block, nr }: ExtentMap): boolean => {
+  for (let i = 0; i < nr; i++) if (blockAt(inode, pgoff + i) !== block + i) return true;
+  return false;
+};
+
+/** The read itself, under i_rwsem. @returns bytes or -errno; -EAGAIN: the file has moved away under it */
 function* directRead(
   k: Kernel,
   mm: MmStruct | null,
@@ -124,7 +134,10 @@ function* directRead(
   const runs: ExtentMap[] = [];
   dio.error = yield* submitRead(k, mm, mapping, offset, it, dio, runs);
   yield* dioWait(k, dio);
-  for (const run of runs) if (dio.error === 0) dio.error = checkRun(k, fs, dio.dev, run);
+  for (const run of runs) {
+    if (dio.error === 0 && hasMoved(inode, run)) dio.error = -EAGAIN;
+    if (dio.error === 0) dio.error = checkRun(k, fs, dio.dev, run);
+  }
   const done = dio.error === 0 ? Math.min(taken, size - offset) : 0;
   iovIterRevert(it, taken - it.count - done);
   iovIterReexpand(it, count - done);
@@ -283,7 +296,7 @@ export function* fileDirectRead(
   if (!downReadTrylock(inode.lock)) yield* downRead(inode.lock);
   const n = yield* directRead(k, mm, mapping, offset, it);
   upRead(inode.lock);
-  return n;
+  return n === -EAGAIN ? yield* bufferedRead(k, mm, mapping, offset, it) : n;
 }
 
 /**
