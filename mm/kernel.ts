@@ -54,6 +54,8 @@ export const createKernel = (options: KernelOptions): Kernel => {
       forkSharesPinned: false,
       forkKeepsExclusive: false,
       neverUnshare: false,
+      forceDropsWrite: false,
+      reuseByMapcount: false,
       hugetlbAlwaysReuses: false,
       migratePinned: false,
       longtermPinsTracked: false,

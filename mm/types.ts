@@ -336,6 +336,10 @@ export interface Sabotage {
   forkKeepsExclusive: boolean;
   /** A read-only pin takes a page that is not the process's own as it is. */
   neverUnshare: boolean;
+  /** A forced write whose fault has broken COW is looked up again as a read (CVE-2016-5195). */
+  forceDropsWrite: boolean;
+  /** A write takes a page that one entry maps as its own, whoever has references (CVE-2020-29374). */
+  reuseByMapcount: boolean;
   /** A write to a shared hugetlb page never copies it. */
   hugetlbAlwaysReuses: boolean;
   /** Migration ignores the pins of a folio. */

@@ -77,6 +77,7 @@ import { pageMkwrite } from './mkwrite.ts';
  */
 const canReuseAnon = (k: Kernel, vma: Vma, folio: number): boolean => {
   if (folioTestLarge(k, folio)) return canReuseLargeAnon(k, vma, folio);
+  if (k.sabotage.reuseByMapcount && folioMapcount(k, folio) === 1) return true;
   const cached = folioTestSwapcache(k, folio) ? 1 : 0;
   // The cache, and this CPU's batch; another CPU's cannot be told from somebody who uses the page.
   if (folioTestFlags(k, folio, PG_KSM) || folioRefCount(k, folio) > 3) return false;

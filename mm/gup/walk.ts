@@ -37,6 +37,7 @@ import { type Path, YP_GUP_LOOKED_UP } from '../path.ts';
 import { fatalSignalPending, signalPending } from '../signal.ts';
 import type { Kernel, MmStruct, Vma } from '../types.ts';
 import { mmapReadLockKillable, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
+import { VM_WRITE } from '../vma/flags.ts';
 import { findVma } from '../vma/vma.ts';
 import {
   FOLL_HWPOISON,
@@ -123,6 +124,7 @@ function* walkPages(
 ): Path<number> {
   let hva = start - (start % PAGE_SIZE);
   let vma: Vma | null = null;
+  let wanted = flags;
   let n = 0;
   while (n < nrPages) {
     if (vma === null || hva >= vma.end) {
@@ -132,10 +134,13 @@ function* walkPages(
     }
     // Who is about to die needs no more memory.
     if (fatalSignalPending(k)) return n > 0 ? n : -EINTR;
-    let nr = followPageMask(k, vma, hva, nrPages - n, flags, pages, at + n);
+    let nr = followPageMask(k, vma, hva, nrPages - n, wanted, pages, at + n);
     if (nr === 0 || nr === -EMLINK) {
-      const error = yield* faultinPage(k, mm, hva, flags, nr === -EMLINK, lock);
-      if (error === 0) continue;
+      const error = yield* faultinPage(k, mm, hva, wanted, nr === -EMLINK, lock);
+      if (error === 0) {
+        if (k.sabotage.forceDropsWrite && (vma.flags & VM_WRITE) === 0) wanted &= ~FOLL_WRITE;
+        continue;
+      }
       if (n > 0) return n;
       return error === -EBUSY || error === -EAGAIN ? 0 : error;
     }
@@ -144,6 +149,7 @@ function* walkPages(
     if (nr < 0) return n > 0 ? n : nr;
     n += nr;
     hva += nr * PAGE_SIZE;
+    wanted = flags;
     if (k.watched) yield YP_GUP_LOOKED_UP;
   }
   return n;
