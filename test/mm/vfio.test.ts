@@ -22,6 +22,8 @@ import {
   vfioIovaToPage,
 } from '#mm';
 import { EEXIST, EFAULT, EINVAL, ENOMEM } from '../../mm/errno.ts';
+import { folioClearFlags } from '../../mm/folio/folio.ts';
+import { PG_DIRTY } from '../../mm/frames/table.ts';
 import { remapPfnRange } from '../../mm/vma/pfnmap.ts';
 import {
   createProcess,
@@ -202,6 +204,8 @@ describe('VFIO_IOMMU_UNMAP_DMA', () => {
       p.load8(hva + i * PAGE_SIZE);
       mapped(hva + i * PAGE_SIZE, 1, IOVA, writable);
       const page = vfioIovaToPage(k, p.mm, IOVA);
+      // Written out meanwhile.
+      folioClearFlags(k, page, PG_DIRTY);
       unmap(IOVA, 1);
       expect(folioTestDirty(k, page)).toBe(writable);
     }
