@@ -7,6 +7,7 @@
  * mapped page by page, or 2 MiB at once where the folio is as large, lies in the VMA as it lies in
  * the file, and no table is in the way.
  */
+import { readOnce } from '#cells';
 import { EAGAIN, EFAULT, EHWPOISON, EINVAL, EIO } from '../errno.ts';
 import {
   folioAlloc,
@@ -170,6 +171,9 @@ const setPmd = (
 ): boolean => {
   const folio = folioOf(k, page);
   if (folioOrder(k, folio) !== HPAGE_PMD_ORDER || (vma.flags & VM_NOHUGEPAGE) !== 0) return false;
+  // One that could not be split at the end of its file: behind that is SIGBUS.
+  const end = readOnce(k.state.frames.index, folio) + HPAGE_PMD_NR;
+  if (vma.mapping !== null && end > vma.mapping.nrPages) return false;
   if (thpSuitableOrders(vma, hva, PMD_ORDER_BIT) === 0) return false;
   // Where a page of it is poisoned the others are mapped one by one.
   for (let at = folio; at < folio + HPAGE_PMD_NR; at++)

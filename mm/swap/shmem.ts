@@ -28,7 +28,7 @@ import { unmapFolio } from '../rmap/unmap.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { VM_LOCKED } from '../vma/flags.ts';
 import { addRss } from '../vma/zap.ts';
-import { folioAllocSwap, folioFreeSwap, pageSwapSlot } from './cache.ts';
+import { folioAllocSwap, folioFreeSwap, folioUnlockFreeSwap, pageSwapSlot } from './cache.ts';
 import { swapinFileSlot } from './in.ts';
 import { swapDuplicate, swapFree } from './slots.ts';
 
@@ -93,7 +93,12 @@ export function* shmemSwapin(
 ): Path<number> {
   const folio = yield* swapinFileSlot(k, slot, () => mapping.swapped.get(pgoff) === slot);
   if (folio < 0) return folio;
-  // Whoever had been first would have taken it out of the swap cache.
+  // Whoever had been first would have taken it out of the swap cache; truncation takes the name only.
+  if (mapping.swapped.get(pgoff) !== slot) {
+    folioUnlockFreeSwap(k, folio);
+    folioPut(k, folio);
+    return -EAGAIN;
+  }
   mapDelete(mapping.swapped, pgoff);
   swapFree(k, slot);
   folioFreeSwap(k, folio);
