@@ -6,6 +6,8 @@ import { PAGE_SIZE } from '#emu';
 import {
   drive,
   extentBlockAt,
+  extentCreate,
+  fileDirectRead,
   extentCheck,
   extentFreeBlocks,
   extentRead,
@@ -16,7 +18,9 @@ import {
 } from '#mm';
 import { describe, expect, it } from 'vitest';
 import { EAGAIN, EIO, ENOSPC } from '../../mm/errno.ts';
-import { folioMarkDirty, folioTestDirty, folioUnlock } from '../../mm/folio/folio.ts';
+import { folioAlloc, folioMarkDirty, folioTestDirty, folioUnlock } from '../../mm/folio/folio.ts';
+import { GFP_ZERO } from '../../mm/frames/buddy.ts';
+import { ITER_DEST, iovIterBvec } from '../../mm/iov/iter.ts';
 import { operationsOf } from '../../mm/fs/operations.ts';
 import {
   YP_BIO_SUBMITTED,
@@ -34,6 +38,7 @@ import {
   inodeOf,
   pageOf,
   storeMapped,
+  write,
   writeback,
   onDisk,
   dropCache,
@@ -267,5 +272,26 @@ describe('errors of the device', () => {
     k.state.frames.refcount.fill(2, page, page + 1);
     dropCache(k, file);
     expect(ask()).toBe(-EAGAIN);
+  });
+});
+
+describe('direct reads where nothing is written over', () => {
+  it('a block that has been given to another file while it was read is not what is read', () => {
+    const w = onDisk({ checksums: true }, 1);
+    const { k, fs, file } = w;
+    const other = extentCreate(k, fs);
+    const block = extentBlockAt(inodeOf(file), 0);
+    const page = folioAlloc(k, GFP_ZERO);
+    const into = iovIterBvec(ITER_DEST, [{ page, offset: 0, lenBytes: PAGE_SIZE }]);
+    const read = fileDirectRead(k, null, file, 0, into);
+    stepTo(k, read, YP_BIO_SUBMITTED);
+    // Dirtied through a mapping, written to another block, committed: the old one is free.
+    expect(drive(storeMapped(k, file, 0, pageOf(2)))).toBe(0);
+    expect(fsync(k, file)).toBe(0);
+    write(k, other, 0, pageOf(9));
+    expect(fsync(k, other)).toBe(0);
+    expect(extentBlockAt(inodeOf(other), 0)).toBe(block);
+    expect(drive(read)).toBe(PAGE_SIZE);
+    expect(k.memory.u8[k.memory.pageOffset(page)]).toBe(2);
   });
 });
