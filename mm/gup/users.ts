@@ -330,7 +330,8 @@ export const GUP_USERS: readonly GupUser[] = [
       secondary: {
         hold: 'none',
         until: 'nothing is held',
-        dirty: 'the primary entry is dirty before the device may write',
+        dirty:
+          'the primary entry is writable before the device may write; the folio is marked when the entry goes',
         notifier: 'yes: an interval notifier takes the access away',
         unsafe: 'nothing while the device can wait for a fault; DAX files are allowed',
       },
