@@ -14,6 +14,7 @@ import {
   GFP_MOVABLE,
   MAP_SHARED,
   MIGRATE_CMA,
+  migrateFolio,
   mmap,
   munmap,
   nrFreePages,
@@ -25,6 +26,7 @@ import {
   ZONE_DMA32,
 } from '#mm';
 import { FOLL_LONGTERM, FOLL_WRITE, pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
+import { lruConfigure, lruSetCpu } from '../../mm/lru/batch.ts';
 import { YP_ISOLATED_BLOCKS, YP_WAIT } from '../../mm/path.ts';
 import { rng } from '../support/rng.ts';
 import { createProcess, exit, mapAnon, pageAt, RW, stepTo, type World } from './support.ts';
@@ -193,6 +195,21 @@ describe('an allocation where users are', () => {
     expect(drive(cmaAlloc(k, nrPages))).toBe(area.basePage);
     unpinUserPages(k, pages, 1);
     checkStamps(p, hva, nrPages);
+    assertAtRest(k);
+  });
+
+  it('pages on their way to an LRU list are no obstacle: every batch is drained first', () => {
+    const { k, area, p, hva, nrPages } = fullOfUsers();
+    lruConfigure(k, 31, 2);
+    lruSetCpu(k, 1);
+    drive(munmap(k, p.mm, hva, 5 * PAGE_SIZE));
+    const more = mapAnon(p, 1);
+    for (let i = 0; i < 40; i++) drive(migrateFolio(k, pageAt(p, hva + (10 + i) * PAGE_SIZE)));
+    lruSetCpu(k, 0);
+    p.store32(more, 1);
+    expect(k.state.lru.cpus.map(({ add }) => add.length > 0)).toEqual([true, true]);
+    expect(drive(cmaAlloc(k, nrPages))).toBe(area.basePage);
+    expect(k.state.lru.cpus.map(({ add }) => add.length)).toEqual([0, 0]);
     assertAtRest(k);
   });
 
