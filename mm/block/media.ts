@@ -149,6 +149,8 @@ export const blockCrashImage = (
   dev: BlockDevice,
   keeps: (block: number) => boolean,
 ): Map<number, Uint8Array> => {
+  if (dev.pmemPage >= 0)
+    throw new Error(`${dev.name} is memory: pmemCrashImage() knows of its caches`);
   const image = new Map<number, Uint8Array>();
   for (const [block, bytes] of dev.media) image.set(block, bytes.slice());
   for (const [block, bytes] of dev.cache) if (keeps(block)) image.set(block, bytes.slice());
@@ -158,8 +160,10 @@ export const blockCrashImage = (
 /**
  * Power fails: what was in flight never completes, of the volatile cache only what `keeps` says is
  * left. What the kernel knows of the device is its own affair (extentForget()).
+ * @throws Error for persistent memory, as blockCrashImage (pmem.ts)
  */
 export const blockPowerFail = (dev: BlockDevice, keeps: (block: number) => boolean): void => {
+  if (dev.pmemPage >= 0) throw new Error(`${dev.name} is memory: it takes pmemPowerFail()`);
   for (const [block, bytes] of dev.cache) {
     if (keeps(block)) harden(dev, block, bytes);
     else listPush(dev.spare, bytes);
