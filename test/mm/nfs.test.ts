@@ -27,7 +27,7 @@ import {
 } from '#mm';
 import { folioClearFlags } from '../../mm/folio/folio.ts';
 import { PG_DIRTY } from '../../mm/frames/table.ts';
-import { createHugeWorld, mapHuge } from './hugetlb-world.ts';
+import { createHugeWorld, folioAt, mapHuge } from './hugetlb-world.ts';
 import { expectNothingHeld, pattern, peek } from './iov-world.ts';
 import {
   badBlock,
@@ -99,7 +99,7 @@ describe('nfs-dio', () => {
     p.store8(hva, 0);
     const path = remoteDirectRead(w.k, p.mm, file, 0, iovIterUbuf(ITER_DEST, hva, PAGE_SIZE));
     stepTo(w.k, path, YP_NET_SENT);
-    const folio = pageAt(p, hva);
+    const folio = folioAt(p, hva);
     folioClearFlags(w.k, folio, PG_DIRTY);
     expect(drive(path)).toBe(PAGE_SIZE);
     expect(folioTestDirty(w.k, folio)).toBe(false);

@@ -2,11 +2,13 @@
 import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
 import {
+  allocPages,
   createPipe,
   drive,
   EAGAIN,
   EIO,
   ENODATA,
+  ENOMEM,
   ENOSPC,
   extentBlockAt,
   extentCheck,
@@ -15,6 +17,8 @@ import {
   fileTruncate,
   fileWrite,
   folioTestDirty,
+  freePages,
+  GFP_KERNEL,
   invalidateInodePages2Range,
   munmap,
   pipeRead,
@@ -142,6 +146,22 @@ describe('to a file on a device', () => {
     pipeWrite(k, pipe, pattern(PAGE_SIZE));
     expect(moveAll(d, pipe, 0)).toBe(-ENOSPC);
     expect(pipe.buffers.length).toBe(1);
+    expectSound(d);
+  });
+
+  it('a page that cannot be moved, and has no memory for a copy, leaves no promise behind', () => {
+    const d = dioWorld();
+    const { k } = d.w;
+    d.p.copyIn(d.hva, pattern(PAGE_SIZE));
+    const pipe = createPipe(k);
+    drive(vmspliceToPipe(k, d.p.mm, pipe, d.hva, PAGE_SIZE, SPLICE_F_GIFT));
+    const taken: number[] = [];
+    for (let page = allocPages(k, 0, GFP_KERNEL); page >= 0; page = allocPages(k, 0, GFP_KERNEL))
+      taken.push(page);
+    expect(moveAll(d, pipe, 0)).toBe(-ENOMEM);
+    expect([d.file.inode?.reserved.size, d.fs.nrReserved]).toEqual([0, 0]);
+    for (const page of taken) freePages(k, page, 0);
+    expect(moveAll(d, pipe, 0)).toBe(PAGE_SIZE);
     expectSound(d);
   });
 
