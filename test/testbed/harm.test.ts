@@ -95,9 +95,10 @@ describe('pages held under other policies', () => {
     expect(row.compaction.pages).toBe(0);
   });
 
-  it('guests and direct I/O: notifiers harm nothing, I/O as long as the device has not answered', () => {
-    const run = runOf(createPolicy('target'), 'kvm', 'nfs-dio');
-    expect(rowOf(run, 'kvm')).toMatchObject({ api: 'secondary', ...UNHARMED });
+  it('guests, on-demand paging and direct I/O: notifiers harm nothing, I/O as long as the device has not answered', () => {
+    const run = runOf(createPolicy('target'), 'kvm', 'rdma-odp', 'nfs-dio');
+    for (const name of ['kvm', 'rdma-odp'])
+      expect(rowOf(run, name)).toMatchObject({ api: 'secondary', pages: 1024, ...UNHARMED });
     expect(rowOf(run, 'nfs-dio')).toMatchObject({
       api: 'pin',
       offline: { offline: false },
@@ -131,7 +132,7 @@ describe('gupbed harm', () => {
       child.kill('SIGINT');
       const { code, signal, stderr } = await end;
       if (signal !== null) continue;
-      expect(stderr).toMatch(/^gupbed: interrupted: harm, \d of 8: nobody, loading\n$/);
+      expect(stderr).toMatch(/^gupbed: interrupted: harm, \d of 9: nobody, loading\n$/);
       expect(code).toBe(130);
       return;
     }

@@ -128,8 +128,8 @@ Loads a host with zones and CMA, has the same pages held by each kind of user in
 what can still be done: allocating CMA, taking a block of memory out of use, compaction, pinning
 the memory for long. Prints how much of it worked, and who had the pages that did not move.
 
-  HOLDER                   these alone: nobody, kvm, block-dio, nfs-dio, vmsplice, io-uring-buffers,
-                           rdma, vfio
+  HOLDER                   these alone: nobody, kvm, rdma-odp, block-dio, nfs-dio, vmsplice,
+                           io-uring-buffers, rdma, vfio
   --policy NAME            linux-6.5, linux-7 or target (default linux-7)
   --set USER=API           the policy with one user changed, any number of times (gupbed audit)
   --ram SIZE               memory of the host, 512M to 3G (default 2G)

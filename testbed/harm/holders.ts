@@ -16,6 +16,9 @@ import {
   ioUringUnregisterBuffer,
   ITER_DEST,
   iovIterUbuf,
+  odpDeregister,
+  odpRegister,
+  odpWrite,
   type Path,
   pipeRelease,
   createPipe,
@@ -150,6 +153,18 @@ const rdma: Holder = {
   },
 };
 
+const rdmaOdp: Holder = {
+  name: 'rdma-odp',
+  what: 'memory regions of an RDMA adapter, by on-demand paging',
+  user: 'rdma-odp',
+  take: ({ k, mm }, hva) => {
+    const region = must('ODP region', drive(odpRegister(k, mm, hva, UNIT_BYTES, true)));
+    for (let at = hva; at < hva + UNIT_BYTES; at += PAGE_SIZE)
+      must('ODP write', drive(odpWrite(k, region, at, Uint8Array.of(1))));
+    return () => drive(odpDeregister(k, region));
+  },
+};
+
 const vfio: Holder = {
   name: 'vfio',
   what: 'memory of a guest with a device of its own',
@@ -191,6 +206,7 @@ const kvm: Holder = {
 export const HOLDERS: readonly Holder[] = [
   nobody,
   kvm,
+  rdmaOdp,
   blockDio,
   nfsDio,
   vmsplice,
