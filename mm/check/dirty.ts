@@ -75,7 +75,7 @@ const checkPage = (
     report.push(`${pageOf(inode, pgoff)}: under writeback by nobody`);
     return;
   }
-  if ((word & (PG_LOCKED | PG_UPTODATE)) !== PG_UPTODATE || wasLost(fs, inode, pgoff, wbErr))
+  if ((word & (PG_LOCKED | PG_UPTODATE)) !== PG_UPTODATE || wasLost(k, fs, inode, pgoff, wbErr))
     return;
   if (!isOnDevice(k, fs, inode, pgoff, page))
     report.push(
@@ -83,10 +83,17 @@ const checkPage = (
     );
 };
 
-/** Writeback has said that it lost the page: to whoever asks, or by a name on its list. */
-const wasLost = (fs: ExtentFs, { ino }: ExtentInode, pgoff: number, wbErr: number): boolean =>
+/** Writeback cannot complete, or has said that it lost the page: to whoever asks, or by a name on its list. */
+const wasLost = (
+  k: Kernel,
+  fs: ExtentFs,
+  { ino }: ExtentInode,
+  pgoff: number,
+  wbErr: number,
+): boolean =>
   wbErr !== 0 ||
   fs.journal.aborted ||
+  blockDeviceOf(k, fs.device).badWrites.size > 0 ||
   fs.behind.some((lost) => lost.ino === ino && lost.pgoff === pgoff && lost.status !== 0);
 
 /** Who wrote it last by GUP, or holds it now. */
