@@ -11,7 +11,6 @@ import { mapDelete, mapSet, setField } from '#cells';
 import { ENOMEM } from '../errno.ts';
 import { folioTestFlags } from '../folio/folio.ts';
 import { PG_RESTORE_RESERVE } from '../frames/table.ts';
-import { memallocPinBegin, memallocPinEnd } from '../signal.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
 import { VM_MAYSHARE, VM_NORESERVE } from '../vma/flags.ts';
 import { availableHugePages, dequeueHugetlbFolio, hugetlbAcctMemory } from './pool.ts';
@@ -52,9 +51,9 @@ export const hugetlbReservePages = (k: Kernel, vma: Vma): number => {
 };
 
 /**
- * A page for a hole of a file, promised to the file if it was not, and the promise used up: it is for
- * a pin that lasts, and so where it may stay. The caller holds the lock of faults on it, and puts it
- * into the file.
+ * A page for a hole of a file, promised to the file if it was not, and the promise used up. It is for a
+ * pin that lasts: the caller allocates under memallocPinScope(), holds the lock of faults on it, and
+ * puts it into the file.
  * @returns the folio, with one reference, or -ENOMEM. Compare alloc_hugetlb_folio_reserve()
  */
 export const hugetlbTakeForFile = (k: Kernel, mapping: AddressSpace, index: number): number => {
@@ -62,9 +61,7 @@ export const hugetlbTakeForFile = (k: Kernel, mapping: AddressSpace, index: numb
   const { pages } = fileResvMap(mapping);
   const promised = pages.has(index);
   if (!promised && availableHugePages(h) <= 0) return -ENOMEM;
-  memallocPinBegin(k);
   const folio = dequeueHugetlbFolio(k, h);
-  memallocPinEnd(k);
   if (folio < 0) return -ENOMEM;
   if (promised) hugetlbAcctMemory(h, -1);
   else mapSet(pages, index, true);

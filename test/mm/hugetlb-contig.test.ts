@@ -20,11 +20,28 @@ import {
   pageZoneIndex,
   ZONE_MOVABLE,
 } from '#mm';
-import { FOLL_LONGTERM, FOLL_WRITE, pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
+import {
+  FOLL_LONGTERM,
+  FOLL_WRITE,
+  memfdPinFolios,
+  pinUserPagesFast,
+  unpinFolios,
+  unpinUserPages,
+} from '#mm/driver-api';
 import { describe, expect, it } from 'vitest';
 import { folioGet, folioPut } from '../../mm/folio/folio.ts';
 import { folioIsLongtermPinnable } from '../../mm/folio/pin.ts';
-import { folioAt, GIB, HUGE, HUGE_NR, mapHuge, poolOf, poolState } from './hugetlb-world.ts';
+import {
+  folioAt,
+  GIB,
+  HUGE,
+  HUGE_NR,
+  hugeFile,
+  mapHuge,
+  mapHugeFile,
+  poolOf,
+  poolState,
+} from './hugetlb-world.ts';
 import { createProcess, exit, type World } from './support.ts';
 import { assertAtRest, createZonedWorld, MIB } from './zone-world.ts';
 
@@ -167,6 +184,27 @@ describe('FOLL_LONGTERM — whole folio isolated + migrated', () => {
     expect(folioIsLongtermPinnable(w.k, folioAt(p, hva))).toBe(true);
     expect(nrFreePages(w.k)).toBe(free);
     unpinUserPages(w.k, pages, 1);
+    assertAtRest(w.k);
+  });
+
+  it('of a file, by memfd_pin_folios(): mappings and page cache find it where it has gone', () => {
+    const { w, p } = withPool(64 * MIB, zones, 4);
+    const file = hugeFile(w, 2);
+    const hva = mapHugeFile(p, file);
+    p.store32(hva, 5);
+    const before = folioAt(p, hva);
+    expect(pageZoneIndex(w.k, before)).toBe(ZONE_MOVABLE);
+    const folios = new Int32Array(2);
+    // The second is a hole, and no page of the pool is where it could stay: it cannot be filled.
+    const both = memfdPinFolios(w.k, file, 0, 2 * HUGE - 1, folios, 2, { offset: 0 });
+    expect(drive(both)).toBe(-ENOMEM);
+    const one = memfdPinFolios(w.k, file, 4096, HUGE - 1, folios, 2, { offset: 0 });
+    expect(drive(one)).toBe(1);
+    expect(folios[0]).not.toBe(before);
+    expect([file.pages.get(0), folioAt(p, hva)]).toEqual([folios[0], folios[0]]);
+    expect(pageZoneIndex(w.k, folios[0]!)).not.toBe(ZONE_MOVABLE);
+    expect(p.load32(hva)).toBe(5);
+    unpinFolios(w.k, folios, 1);
     assertAtRest(w.k);
   });
 
