@@ -6,7 +6,10 @@
  * the new one behind the old: so a walker, which sees the old place first, cannot miss it.
  */
 import { PAGE_SIZE } from '#emu';
+import { folioTestFlags } from '../folio/folio.ts';
+import { PG_KSM } from '../frames/table.ts';
 import { moveHugetlbRange } from '../hugetlb/move.ts';
+import { ksmNodeAppend, ksmNodeOf } from '../ksm/node.ts';
 import {
   mmHasNotifiers,
   notifierRange,
@@ -14,8 +17,20 @@ import {
   notifyRangeStart,
 } from '../notifier/notifier.ts';
 import { type Path, YP_MOVE_ENTRY, YP_NOTIFIER_END, YP_NOTIFIER_START } from '../path.ts';
-import { pteClearUffdWp, pteMksoftDirty, pteNone, ptePresent } from '../pgtable/pte.ts';
-import { isPteMarker, nonpresentMksoftDirty, PTE_SWP_UFFD_WP } from '../pgtable/swapops.ts';
+import {
+  pteClearUffdWp,
+  pteMksoftDirty,
+  pteNone,
+  ptePresent,
+  vmNormalPage,
+} from '../pgtable/pte.ts';
+import {
+  isMigrationEntry,
+  isPteMarker,
+  migrationEntryPage,
+  nonpresentMksoftDirty,
+  PTE_SWP_UFFD_WP,
+} from '../pgtable/swapops.ts';
 import { flushTlbRange } from '../pgtable/tlb.ts';
 import {
   PTE_WORDS,
@@ -40,10 +55,23 @@ const movedEntry = (old: number, clearUffdWp: boolean): number => {
   return isPteMarker(old) ? 0 : nonpresentMksoftDirty(old & ~PTE_SWP_UFFD_WP);
 };
 
+/**
+ * Merged pages are unmerged before they are moved; but one that a relative shares may have been merged
+ * since, under its own lock. Then it is found at the new place as well.
+ */
+const followMerged = (k: Kernel, { anonVma }: Vma, hva: number, entry: number): void => {
+  let page = -1;
+  if (ptePresent(entry)) page = vmNormalPage(entry);
+  else if (isMigrationEntry(entry)) page = migrationEntryPage(entry);
+  if (page < 0 || anonVma === null || !folioTestFlags(k, page, PG_KSM)) return;
+  ksmNodeAppend(ksmNodeOf(k, page), anonVma, hva);
+};
+
 /** Moves the entries of one part that lies in one table on both sides. @returns 0, or -ENOMEM with nothing moved */
 const movePart = (
   k: Kernel,
   vma: Vma,
+  newVma: Vma,
   from: number,
   to: number,
   lenBytes: number,
@@ -66,10 +94,12 @@ const movePart = (
   let target = walkPte(k, mm, to, true);
   if (target < 0) return target;
   let flush = false;
+  const merged = k.state.ksm.nodes.length > 0;
   for (let i = 0; i < lenBytes; i += PAGE_SIZE, source += PTE_WORDS, target += PTE_WORDS) {
     if (pteNone(ptepGet(k, source))) continue;
     const old = ptepGetAndClear(k, source);
     setPteAt(k, target, movedEntry(old, clearUffdWp));
+    if (merged) followMerged(k, newVma, to + i, old);
     if (ptePresent(old)) flush = true;
   }
   if (flush) flushTlbRange(k, mm, from, from + lenBytes);
@@ -106,7 +136,7 @@ export function* movePageTables(
     const old = from + moved;
     const now = to + moved;
     const part = Math.min(tableEnd(old, from + lenBytes) - old, tableEnd(now, to + lenBytes) - now);
-    if (movePart(k, vma, old, now, part, clearUffdWp) !== 0) break;
+    if (movePart(k, vma, target, old, now, part, clearUffdWp) !== 0) break;
     moved += part;
     if (k.watched) yield YP_MOVE_ENTRY;
   }

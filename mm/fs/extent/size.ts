@@ -27,7 +27,7 @@ import { freeBlocks } from './space.ts';
 import type { ExtentFs, ExtentInode } from './state.ts';
 
 /** Has the page that the size in the journal ends in still to be written? @param except of a page that has just been */
-const tailIsPending = (k: Kernel, mapping: AddressSpace, except: number): boolean => {
+export const tailIsPending = (k: Kernel, mapping: AddressSpace, except: number): boolean => {
   const inode = inodeOfMapping(mapping);
   if (inode.diskSizeBytes % PAGE_SIZE === 0) return false;
   const tail = Math.floor(inode.diskSizeBytes / PAGE_SIZE);

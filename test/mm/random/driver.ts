@@ -472,6 +472,12 @@ export class RandomDriver {
     throw new Error(`${what} of ${file.name}: ${error}, and nothing in its way`);
   }
 
+  /** Somebody writes to a mapping who is not the CPU: where it is shared, the file system may not see it. */
+  writesBehind({ file, kind }: Region): void {
+    if (file !== null && kind === 'shared' && this.k.policy.pinnedWriteback === 'ignore')
+      file.behind = true;
+  }
+
   /** A file that fits. */
   anyFile(fits: (file: FileModel) => boolean): FileModel | undefined {
     const files = this.files.filter(fits);
