@@ -239,6 +239,7 @@ export type { Umem } from './rdma/umem.ts';
 export { vfioDmaMap, vfioDmaUnmap, vfioIovaToPage } from './vfio/type1.ts';
 export type { VfioContainer, VfioDma } from './vfio/type1.ts';
 export { hugetlbFileSetup } from './hugetlb/file.ts';
+export { hugetlbGrowPool } from './hugetlb/grow.ts';
 export { hugetlbSetPool } from './hugetlb/pool.ts';
 export { HUGETLB_ORDER_1G, HUGETLB_ORDER_2M } from './hugetlb/state.ts';
 export { countStat, createKernel } from './kernel.ts';

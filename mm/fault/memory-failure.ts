@@ -38,6 +38,7 @@ import {
   folioUnlock,
 } from '../folio/folio.ts';
 import { freePages, isFreeBlock, takeFreeBlock } from '../frames/buddy.ts';
+import { pageOnline } from '../frames/pageblock.ts';
 import {
   PG_ACTIVE,
   PG_DEVDAX,
@@ -80,10 +81,10 @@ const POISON_ROUNDS = 3;
  * @param page any page number
  * @returns 0: nobody reaches it any more; -EHWPOISON: it has been poisoned before; -EBUSY: a page of
  *   the kernel's own, of persistent memory, or a folio that cannot be split, and nothing has changed; or it is unmapped and
- *   somebody has a reference or a pin; -ENXIO: no such page
+ *   somebody has a reference or a pin; -ENXIO: no such page, or offline
  */
 export function* memoryFailure(k: Kernel, page: number): Path<number> {
-  if (page < 0 || page >= k.state.frames.nrPages) return -ENXIO;
+  if (!pageOnline(k, page)) return -ENXIO;
   const folio = folioOf(k, page);
   if (isPoisoned(k, page)) return -EHWPOISON;
   if (folioTestFlags(k, folio, PG_TABLE) || folioTestFlags(k, folio, PG_RESERVED)) return -EBUSY;

@@ -37,7 +37,7 @@ export const GFP_RECLAIMABLE = 1 << 3;
 export const GFP_KERNEL = 0;
 
 /** MIGRATE_* of what is allocated by these flags. Compare gfp_migratetype(). */
-export const gfpMigratetype = (k: Kernel, gfp: number): number => {
+const gfpMigratetype = (k: Kernel, gfp: number): number => {
   if (!k.state.groupByMobility || (gfp & GFP_MOVABLE) !== 0) return MIGRATE_MOVABLE;
   return (gfp & GFP_RECLAIMABLE) !== 0 ? MIGRATE_RECLAIMABLE : MIGRATE_UNMOVABLE;
 };

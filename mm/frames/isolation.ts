@@ -43,7 +43,7 @@ const pagesFrom = (k: Kernel, page: number, head: number): number =>
  * about to be freed, or on their way to a list, are not told from others: they say no, too.
  * Compare has_unmovable_pages().
  */
-export const unmovablePage = (
+const unmovablePage = (
   k: Kernel,
   startPage: number,
   endPage: number,

@@ -17,7 +17,9 @@ import {
   GFP_MOVABLE,
   GFP_RECLAIMABLE,
   type HostProcess,
+  HUGETLB_ORDER_1G,
   HUGETLB_ORDER_2M,
+  hugetlbGrowPool,
   hugetlbSetPool,
   MAP_SHARED,
   MIGRATE_ISOLATE,
@@ -354,5 +356,31 @@ describe('alloc_contig_pages', () => {
     expect(first % (8 * BLOCK)).toBe(0);
     expect(k.state.frames.refcount.subarray(first, first + 3)).toEqual(Int32Array.of(1, 0, 0));
     checkStamps(p, hva + 6000 * PAGE_SIZE, 8000, 6000 * 7);
+  });
+});
+
+describe('huge pages of 1 GiB', () => {
+  const GIB_PAGES = 1 << HUGETLB_ORDER_1G;
+
+  it('a user in the only run that there could be is moved out of the way', () => {
+    const w = createZonedWorld(2048 * MIB);
+    const { k } = w;
+    const p = createProcess(w);
+    const hva = mapAnon(p, 100);
+    p.store32(hva, 1);
+    // What comes now can only come from the upper gibibyte.
+    expect(startIsolatePageRange(k, 2 * BLOCK, GIB_PAGES, 'offline')).toBe(-1);
+    stamp(p, hva + PAGE_SIZE, 99);
+    undoIsolatePageRange(k, 2 * BLOCK, GIB_PAGES);
+    expect(pageAt(p, hva + PAGE_SIZE)).toBeGreaterThanOrEqual(GIB_PAGES);
+    expect(hugetlbSetPool(k, HUGETLB_ORDER_1G, 1)).toBe(0);
+
+    const pipe = heldByPipe(p, hva + PAGE_SIZE);
+    expect(drive(hugetlbGrowPool(k, HUGETLB_ORDER_1G, 1))).toBe(0);
+    pipeRelease(k, pipe);
+    expect(drive(hugetlbGrowPool(k, HUGETLB_ORDER_1G, 2))).toBe(1);
+    expect(k.state.hugetlb.hstates[1]?.free).toEqual([GIB_PAGES]);
+    checkStamps(p, hva + PAGE_SIZE, 99);
+    assertAtRest(k);
   });
 });

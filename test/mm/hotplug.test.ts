@@ -7,6 +7,7 @@ import {
   EBUSY,
   EINTR,
   EINVAL,
+  ENXIO,
   GFP_KERNEL,
   GFP_MOVABLE,
   HUGETLB_ORDER_2M,
@@ -88,6 +89,7 @@ describe('offline', () => {
     giveAll(k, pages);
     exit(p);
     expect(nrFreePages(k)).toBe(w.freeAtStart - NR);
+    expect(drive(memoryFailure(k, NR + 5))).toBe(-ENXIO);
     assertAtRest(k);
   });
 
