@@ -4,6 +4,7 @@
  */
 import { PAGE_SIZE } from '#emu';
 import {
+  accessRemoteVmFlags,
   drive,
   extentBlockAt,
   extentCreate,
@@ -21,10 +22,13 @@ import { EAGAIN, EIO, ENOSPC } from '../../mm/errno.ts';
 import { folioAlloc, folioMarkDirty, folioTestDirty, folioUnlock } from '../../mm/folio/folio.ts';
 import { GFP_ZERO } from '../../mm/frames/buddy.ts';
 import { ITER_DEST, iovIterBvec } from '../../mm/iov/iter.ts';
+import { FOLL_WRITE } from '../../mm/gup/flags.ts';
+import { provenanceStart } from '../../mm/provenance/provenance.ts';
 import { operationsOf } from '../../mm/fs/operations.ts';
 import {
   YP_BIO_SUBMITTED,
   YP_BIO_TRANSFERRED,
+  YP_GUP_LOOKED_UP,
   YP_WAIT,
   YP_WRITEBACK_CLEANED,
   YP_WRITEBACK_STARTED,
@@ -46,7 +50,8 @@ import {
   dirtyBehind,
   pinned,
 } from './extent-support.ts';
-import { stepTo } from './support.ts';
+import { mapOf } from './file-world.ts';
+import { createProcess, stepTo } from './support.ts';
 
 describe('a page that was dirtied behind the back of the file system (2.6, S9)', () => {
   it('is counted and named, and gets a block if there is one', () => {
@@ -77,6 +82,22 @@ describe('a page that was dirtied behind the back of the file system (2.6, S9)',
     expect(fsync(k, file)).toBe(-ENOSPC);
     expect(fsync(k, file)).toBe(0);
     expect(extentCheck(k, fs)).toEqual([]);
+  });
+
+  it('has the name of whoever wrote it by GUP, where provenance is on', () => {
+    const w = onDisk({}, 1);
+    const { k, fs, file } = w;
+    provenanceStart(k);
+    const p = createProcess(w);
+    const hva = mapOf(p, file);
+    p.store32(hva, 7);
+    // access_remote_vm() takes FOLL_GET here: it has found the page, and then writeback cleans it.
+    const ptrace = accessRemoteVmFlags(k, p.mm, hva, Uint8Array.of(9), FOLL_WRITE);
+    stepTo(k, ptrace, YP_GUP_LOOKED_UP);
+    expect(writeback(k, file)).toBe(0);
+    expect(drive(ptrace)).toBe(1);
+    expect(writeback(k, file)).toBe(0);
+    expect(fs.behind).toMatchObject([{ pgoff: 0, writer: 'access-remote-vm', status: 0 }]);
   });
 
   it('is dropped where the file system does as ext4 does', () => {

@@ -97,6 +97,8 @@ export interface Journal {
 export interface DirtiedBehind {
   ino: number;
   pgoff: number;
+  /** Who wrote it last by GUP; null: provenance does not know. */
+  writer: string | null;
   /** Who held the page by GUP at that moment, as far as provenance knows. */
   holders: string[];
   /** 0: a block was found for it; otherwise its data is lost, -errno or -EIO for a dropped page. */

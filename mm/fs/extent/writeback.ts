@@ -65,7 +65,9 @@ const dirtiedBehind = (
     addField(fs, 'lostPages', 1);
     unreservePage(fs, inode, pgoff);
   }
-  listPush(fs.behind, { ino: inode.ino, pgoff, holders: holderNames(k, folio), status });
+  const writer = k.state.provenance?.writers.get(folio) ?? null;
+  const holders = holderNames(k, folio);
+  listPush(fs.behind, { ino: inode.ino, pgoff, writer, holders, status });
   if (fs.behind.length > BEHIND_MAX) listRemoveAt(fs.behind, 0);
   return status;
 };
