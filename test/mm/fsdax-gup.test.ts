@@ -13,6 +13,7 @@ import {
   EFAULT,
   EINTR,
   EOPNOTSUPP,
+  explainFrame,
   extentCreate,
   extentUnlink,
   filePunchHole,
@@ -147,6 +148,20 @@ describe('GUP on a DAX file (1.3, 1.4)', () => {
     pinFast(d, 0, FOLL_WRITE, pages);
     expect(pages[0]).toBe(pageAt(d.p, AT));
     expect(pages[0]).not.toBe(blockPage(d, 0));
+    unpinUserPages(d.k, pages, 1);
+    quiet(d);
+  });
+
+  it('every reference of a block is explained: entries and holds, and no cache', () => {
+    const d = daxWorld(2);
+    provenanceStart(d.k);
+    const pages = new Int32Array(1);
+    nameGupUser(d.k, 'dma-engine');
+    pinFast(d, 0, FOLL_WRITE, pages);
+    const { cache, entries, holds, pins, unexplained } = explainFrame(d.k, blockPage(d, 0));
+    expect([cache, entries.length, pins]).toEqual([null, 1, 1]);
+    expect(holds.map(({ user }) => user)).toEqual(['dma-engine']);
+    expect(unexplained).toEqual({ pins: 0, references: 0 });
     unpinUserPages(d.k, pages, 1);
     quiet(d);
   });
