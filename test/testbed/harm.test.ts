@@ -107,6 +107,17 @@ describe('pages held under other policies', () => {
   });
 });
 
+describe('the host', () => {
+  it('has a whole memory block in MOVABLE, whatever its size', () => {
+    const block = 128 * MIB;
+    for (let ram = 512 * MIB; ram <= 3072 * MIB; ram += MIB) {
+      const { movableBytes, cmaBytes } = harmSizes(ram);
+      expect(Math.floor(ram / block) * block - (ram - movableBytes)).toBeGreaterThanOrEqual(block);
+      expect(movableBytes + cmaBytes).toBeLessThan(ram);
+    }
+  });
+});
+
 describe('gupbed harm', () => {
   it('--json: the same input gives the same report, but for the key host', () => {
     const words = ['vmsplice', '--set', 'vmsplice=copy', '--ram', '512M', '--seed', '1', '--json'];

@@ -15,6 +15,7 @@ import {
   MAP_ANONYMOUS,
   MAP_FIXED,
   MAP_PRIVATE,
+  MEMORY_BLOCK_PAGES,
   mmap,
   mmCreate,
   type MmStruct,
@@ -48,12 +49,13 @@ export interface HarmSizes {
   loadBytes: number;
 }
 
-/** Three eighths MOVABLE, a quarter CMA. */
+/** Three eighths MOVABLE, or as much as has a whole memory block; a quarter CMA. */
 export const harmSizes = (ramBytes: number): HarmSizes => {
   const eighth = Math.floor(ramBytes / 8 / (4 * MIB)) * 4 * MIB;
+  const blockBytes = MEMORY_BLOCK_PAGES * PAGE_SIZE;
   return {
     ramBytes,
-    movableBytes: 3 * eighth,
+    movableBytes: Math.max(3 * eighth, blockBytes + (ramBytes % blockBytes)),
     cmaBytes: 2 * eighth,
     loadBytes: 7 * eighth,
   };
