@@ -62,7 +62,11 @@ function* mapEntry(
     markEntryDirty(mapping, pgoff);
     if (k.watched) yield YP_MKWRITE;
   }
-  return insertPageMkwrite(k, vma, hva, page, write);
+  const error = insertPageMkwrite(k, vma, hva, page, write);
+  if (error !== -EFAULT) return error;
+  // The zero page has been moved behind the walk: it goes now, and the access tries again.
+  yield* unmapMappingRange(k, mapping, pgoff, 1, false);
+  return 0;
 }
 
 /** The copy of a private mapping gets the file's bytes, and is mapped unless somebody came first. @returns 1: mapped; 0; -errno. Compare dax_fault_cow_page() */
