@@ -17,6 +17,7 @@ import {
   type ExtentFs,
   extentCheck,
   type Kernel,
+  lruAddDrainAll,
   type MmStruct,
   mmExit,
   nrFreePages,
@@ -33,6 +34,7 @@ import { mmTryCreate } from '../../../mm/vma/mm.ts';
 import { type Rng, rng } from '../../support/rng.ts';
 import { createSecondaryMmu, visitSecondary } from '../secondary-mmu.ts';
 import type { History } from './history.ts';
+import { giveBack, type Taken } from './memory.ts';
 import type { FileModel, Held, PipeModel, Process, Region, RemoteModel, Word } from './model.ts';
 import { OPERATIONS } from './operations.ts';
 import { dropHeld } from './pins.ts';
@@ -70,6 +72,9 @@ export interface RandomOptions {
   ramBytes: number;
   /** Prepares the kernel: swap, huge page pools, sizes of folios. */
   prepare?: (k: Kernel) => void;
+  /** Of the RAM, zone MOVABLE and CMA. Default none. */
+  movableBytes?: number;
+  cmaBytes?: number;
 }
 
 export class RandomDriver {
@@ -82,6 +87,8 @@ export class RandomDriver {
   readonly files: FileModel[];
   readonly pipes: PipeModel[];
   readonly remotes: RemoteModel[];
+  /** What CMA and ranges have given out. */
+  readonly taken: Taken[];
   /** File systems, whose own state has rules as well. */
   readonly filesystems: ExtentFs[];
   /** Run at the end, when every file is closed. */
@@ -104,13 +111,15 @@ export class RandomDriver {
   private nextId: number;
   private focus: Region | undefined;
 
-  constructor({ seed, policy, ramBytes, prepare }: RandomOptions) {
+  constructor({ seed, policy, ramBytes, prepare, movableBytes = 0, cmaBytes = 0 }: RandomOptions) {
     const memory = new PhysMemory(ramBytes);
     const mmu = new Mmu(memory, 0);
     this.mmu = mmu;
     this.k = createKernel({
       memory,
       policy: createPolicy(policy),
+      movableBytes,
+      cmaBytes,
       tlb: {
         flushPage: (asid, hva) => mmu.hostSfenceVma(hva, asid),
         flushRange: (asid) => mmu.hostSfenceVma(undefined, asid),
@@ -129,6 +138,7 @@ export class RandomDriver {
     this.files = [];
     this.pipes = [];
     this.remotes = [];
+    this.taken = [];
     this.filesystems = [];
     this.closers = [];
     this.predicted = new Map();
@@ -178,6 +188,8 @@ export class RandomDriver {
       this.k.state.provenance !== null
         ? 0
         : this.held.reduce((sum, held) => sum + this.knownGets(held), 0);
+    // A page that has been truncated and is in a batch is nobody's whom the sanitizer could name.
+    if (quiescent) lruAddDrainAll(this.k);
     const report = checkKernel(this.k, { quiescent, gets, secondary: visitSecondary(mmus) });
     if (quiescent) for (const fs of this.filesystems) report.push(...extentCheck(this.k, fs));
     return report.filter((line) => !this.isPredicted(line));
@@ -215,6 +227,7 @@ export class RandomDriver {
     this.drain();
     while (this.held.length > 0) dropHeld(this, 0);
     while (this.pipes.length > 0) this.closePipe(0);
+    while (this.taken.length > 0) giveBack(this, 0);
     this.drain();
     for (const process of [...this.processes]) this.exit(process);
     this.drain();
@@ -230,6 +243,7 @@ export class RandomDriver {
     for (const page of new Set(this.k.state.swap.cache.values()))
       this.start('reclaim', null, reclaimFolio(this.k, folioOf(this.k, page)));
     this.drain();
+    lruAddDrainAll(this.k);
     const left = this.violations(true);
     const { stat, swap, hugetlb } = this.k.state;
     const pins = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;

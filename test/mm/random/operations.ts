@@ -32,6 +32,14 @@ import {
   beginMremap,
   beginMunmap,
 } from './mappings.ts';
+import {
+  beginCma,
+  beginCompact,
+  beginCpu,
+  beginGiveBack,
+  beginRange as beginContigRange,
+  beginShrink,
+} from './memory.ts';
 import { regionEnd } from './model.ts';
 import {
   beginFixed,
@@ -110,6 +118,12 @@ const KERNEL: Operation[] = [
     weight: 6,
     begin: (d) => d.start('reclaim', null, reclaimFolio(d.k, folioOf(d.k, d.anyPage()))),
   },
+  { name: 'cma', weight: 1, begin: beginCma },
+  { name: 'contig range', weight: 1, begin: beginContigRange },
+  { name: 'give back', weight: 2, begin: beginGiveBack },
+  { name: 'compact', weight: 1, begin: beginCompact },
+  { name: 'shrink', weight: 1, begin: beginShrink },
+  { name: 'cpu', weight: 3, begin: beginCpu },
   { name: 'ksm', weight: 1, begin: beginScan },
   { name: 'numa', weight: 2, begin: beginNuma },
   { name: 'clear refs', weight: 1, begin: beginClearRefs },

@@ -14,6 +14,8 @@ import {
   pmemDeviceCreate,
   pmemDeviceRemove,
   hugetlbSetPool,
+  LRU_BATCH_SIZE,
+  lruConfigure,
   type PolicyName,
   provenanceStart,
   remoteFileCreate,
@@ -44,7 +46,7 @@ export interface RandomRun {
 export const createRandomDriver = ({
   seed,
   policy = 'target',
-  ramBytes = 32 << 20,
+  ramBytes = 48 << 20,
   provenance = false,
 }: RandomRun): RandomDriver => {
   const tiny = ramBytes < 24 << 20;
@@ -52,7 +54,10 @@ export const createRandomDriver = ({
     seed,
     policy,
     ramBytes,
+    movableBytes: tiny ? 0 : 8 << 20,
+    cmaBytes: tiny ? 0 : 8 << 20,
     prepare: (k) => {
+      lruConfigure(k, tiny ? 4 : LRU_BATCH_SIZE, 2);
       if (provenance) provenanceStart(k);
       if (tiny) {
         swapon(k, 40);
