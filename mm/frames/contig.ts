@@ -1,7 +1,7 @@
 /**
  * Runs of free frames that are larger than a block of the buddy allocator: 1 GiB pages of hugetlb,
  * memory of devices. Compare mm/page_alloc.c:alloc_contig_pages(), which also moves what is in the
- * way; here a run has to be free already.
+ * way, as allocContigPages() does in mm/compact/contig.ts; here a run has to be free already.
  */
 import { writeOnce } from '#cells';
 import { ENOMEM } from '../errno.ts';
