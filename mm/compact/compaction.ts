@@ -24,7 +24,13 @@ import {
   folioRefCount,
 } from '../folio/folio.ts';
 import { GFP_MOVABLE } from '../frames/buddy.ts';
-import { MIGRATE_ISOLATE, pageblockType, pageOnline, pageZoneIndex } from '../frames/pageblock.ts';
+import {
+  MIGRATE_ISOLATE,
+  pageblockStart,
+  pageblockType,
+  pageOnline,
+  pageZoneIndex,
+} from '../frames/pageblock.ts';
 import {
   PAGEBLOCK_PAGES,
   PG_BUDDY,
@@ -159,7 +165,7 @@ const isolateOne = (
   return rest;
 };
 
-/** Isolates a cluster of folios, from where the scanner is up to `limit`. */
+/** Isolates a cluster of folios, from where the scanner is up to `limit`, of one pageblock. */
 const isolateCluster = (
   k: Kernel,
   zone: Zone,
@@ -170,7 +176,8 @@ const isolateCluster = (
 ): void => {
   const { flags, refcount, private: orders } = k.state.frames;
   const from = scanner.page;
-  while (scanner.page < limit && scanner.nrPages < COMPACT_CLUSTER_MAX) {
+  const end = Math.min(limit, pageblockStart(from) + PAGEBLOCK_PAGES);
+  while (scanner.page < end && scanner.nrPages < COMPACT_CLUSTER_MAX) {
     const { page } = scanner;
     if (page % PAGEBLOCK_PAGES === 0 && !mayScan(k, zone, page)) {
       scanner.page += PAGEBLOCK_PAGES;
