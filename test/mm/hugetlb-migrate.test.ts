@@ -84,6 +84,16 @@ const bytes = (p: HostProcess, hva: number): number[] => [p.load32(hva), p.load3
 /** Steps a path to its end. */
 const finish = <T>(path: Path<T>): T => drive(path);
 
+/** The same, and the yield points on the way. */
+const finishWatched = (w: World, path: Path<number>): { error: number; seen: number[] } => {
+  const seen: number[] = [];
+  w.k.watched = true;
+  let step = path.next();
+  for (; step.done !== true; step = path.next()) seen.push(step.value);
+  w.k.watched = false;
+  return { error: step.value, seen };
+};
+
 describe('a huge page moves to another one — unmap_and_move_huge_folio()', () => {
   it('with bytes, rights and exclusiveness, still by one entry; the old one is free in the pool', () => {
     const { w, p, hva, folio } = onePage();
@@ -265,7 +275,11 @@ describe('who holds it keeps it — 1.5, 1.9', () => {
       const { entry } = leafAt(p, hva);
       const folio = folioAt(p, hva);
       folioGet(w.k, folio);
-      expect(drive(migrateFolio(w.k, folio))).toBe(-EAGAIN);
+      const { error, seen } = finishWatched(w, migrateFolio(w.k, folio));
+      expect(error).toBe(-EAGAIN);
+      // Unmapped, and nothing copied for nothing.
+      expect(seen).toContain(YP_MIGRATE_UNMAPPED);
+      expect(seen).not.toContain(YP_MIGRATE_COPIED);
       expect(leafAt(p, hva).entry).toBe(entry);
       expect(pageAnonExclusive(w.k, folio)).toBe(kind === 'private');
       settled(w, 1);
@@ -282,7 +296,9 @@ describe('who holds it keeps it — 1.5, 1.9', () => {
     stepTo(w.k, moving, YP_NOTIFIER_START);
     const pages = new Int32Array(1);
     expect(drive(pinUserPagesFast(w.k, p.mm, hva, 1, FOLL_WRITE, pages))).toBe(1);
-    expect(finish(moving)).toBe(-EBUSY);
+    const { error, seen } = finishWatched(w, moving);
+    expect(error).toBe(-EBUSY);
+    expect(seen).not.toContain(YP_MIGRATE_UNMAPPED);
     expect(leafAt(p, hva).entry).toBe(entry);
     expect(pageAnonExclusive(w.k, folio)).toBe(true);
     unpinUserPages(w.k, pages, 1);
