@@ -10,6 +10,7 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { listPush, setField } from '#cells';
+import { tryToCompactPages } from '../compact/compaction.ts';
 import { EBUSY, EINVAL, ENOMEM } from '../errno.ts';
 import { doSwapPage } from '../fault/swap.ts';
 import { folioOf, folioPut, folioSetFlags } from '../folio/folio.ts';
@@ -83,8 +84,8 @@ export function* collapseHugePage(
   const found = scanRange(k, mm, start, khugepaged);
   mmapReadUnlock(mm);
   if (found !== 0 && found !== HAS_SWAPPED) return found === PMD_MAPPED ? 0 : found;
-  const folio = folioAllocOrder(k, HPAGE_PMD_ORDER, GFP_MOVABLE);
-  if (folio < 0) return -ENOMEM;
+  const folio = yield* allocHuge(k);
+  if (folio < 0) return folio;
   countStat(k, 'thp_collapse_alloc');
   let error = found === HAS_SWAPPED ? yield* swapInRange(k, mm, start, khugepaged) : 0;
   if (error === 0) {
@@ -121,6 +122,13 @@ export function* madviseCollapse(
     if (error === -ENOMEM || error === -EBUSY) break;
   }
   return last;
+}
+
+/** 2 MiB, put together by compaction where there are none. Compare alloc_charge_folio(). @returns the folio, or -ENOMEM */
+function* allocHuge(k: Kernel): Path<number> {
+  const folio = folioAllocOrder(k, HPAGE_PMD_ORDER, GFP_MOVABLE);
+  if (folio >= 0 || !(yield* tryToCompactPages(k, HPAGE_PMD_ORDER))) return folio;
+  return folioAllocOrder(k, HPAGE_PMD_ORDER, GFP_MOVABLE);
 }
 
 /** The VMA that has all of the 2 MiB and may have them huge, or null. Compare hugepage_vma_revalidate(). */
