@@ -17,8 +17,11 @@ import {
   extentOpen,
   extentRead,
   extentWrite,
+  fileDirectWrite,
   filePunchHole,
   fileTruncate,
+  ITER_SOURCE,
+  iovIterBvec,
   type Kernel,
   mappingPut,
   type MkfsOptions,
@@ -27,6 +30,7 @@ import {
   writebackMapping,
 } from '#mm';
 import { describe, expect, it } from 'vitest';
+import { folioAlloc, folioPut } from '../../mm/folio/folio.ts';
 import { type Rng, rng } from '../support/rng.ts';
 import { createDiskWorld, inodeOf, mounted, storeMapped } from './extent-support.ts';
 import { createWorld } from './support.ts';
@@ -79,6 +83,26 @@ function* doStore(k: Kernel, file: Subject, r: Rng): Path<void> {
   succeeds('store', yield* storeMapped(k, file.mapping, offset, bytes));
 }
 
+/** write() with O_DIRECT, of whole blocks. */
+function* doDirect(k: Kernel, file: Subject, r: Rng): Path<void> {
+  const first = r.below(FILE_PAGES);
+  const nr = 1 + r.below(Math.min(3, FILE_PAGES - first));
+  const bytes = new Uint8Array(nr * PAGE_SIZE).fill(1 + r.below(255));
+  willBe(file, changed(file.now, first * PAGE_SIZE, bytes));
+  const vec = Array.from({ length: nr }, (_, i) => {
+    const page = folioAlloc(k, 0);
+    k.memory.setBytes(
+      k.memory.pageOffset(page),
+      bytes.subarray(i * PAGE_SIZE, (i + 1) * PAGE_SIZE),
+    );
+    return { page, offset: 0, lenBytes: PAGE_SIZE };
+  });
+  const from = iovIterBvec(ITER_SOURCE, vec);
+  const n = yield* fileDirectWrite(k, null, file.mapping, first * PAGE_SIZE, from);
+  succeeds('direct write', n, bytes.length);
+  for (const { page } of vec) folioPut(k, page);
+}
+
 function* doTruncate(k: Kernel, file: Subject, r: Rng): Path<void> {
   const size = r.below(FILE_BYTES + 1);
   const kept = file.now.slice(0, size);
@@ -105,7 +129,8 @@ function* doFsync(k: Kernel, file: Subject): Path<void> {
 function* user(k: Kernel, file: Subject, r: Rng, steps: number): Path<void> {
   for (let i = 0; i < steps; i++) {
     const what = r.below(10);
-    if (what < 4) yield* doWrite(k, file, r);
+    if (what < 3) yield* doWrite(k, file, r);
+    else if (what < 4) yield* doDirect(k, file, r);
     else if (what < 6) yield* doStore(k, file, r);
     else if (what < 7) yield* doTruncate(k, file, r);
     else if (what < 8) yield* doPunch(k, file, r);
