@@ -54,7 +54,7 @@ import { createProcess, createWorld, mapAnon, pageAt, type World } from './suppo
 
 /** A process with `nr` written pages. */
 const withPages = (nr: number): { w: World; p: HostProcess; hva: number } => {
-  const w = createWorld();
+  const w = createWorld(8 << 20);
   provenanceStart(w.k);
   const p = createProcess(w);
   const hva = mapAnon(p, nr);
@@ -413,9 +413,9 @@ describe('iov_iter_get_pages2()', () => {
 
 describe('any way through an iterator (seeded)', () => {
   it('copying, extracting and going back visit the same bytes in the same order', () => {
+    const { w, p, hva } = withPages(16);
     for (let seed = 1; seed <= 40; seed++) {
       const random = rng(seed);
-      const { w, p, hva } = withPages(16);
       const all = pattern(16 * PAGE_SIZE);
       const pieces = Array.from({ length: 1 + random.below(6) }, () => {
         const at = random.below(12 * PAGE_SIZE);

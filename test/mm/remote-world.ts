@@ -37,11 +37,21 @@ export const remoteWorld = (
 ): RemoteWorld => {
   const w = createWorld(8 << 20);
   provenanceStart(w.k);
+  return atServer(w, createProcess(w), kind, bytes, api);
+};
+
+/** The same for a process that there is. */
+export const atServer = (
+  w: World,
+  p: HostProcess,
+  kind: RemoteKind,
+  bytes: Uint8Array,
+  api: 'get' | 'pin',
+): RemoteWorld => {
   setPolicyApi(w.k.policy, `${kind}-dio`, api);
   const server = remoteServerCreate(w.k, kind);
   const file = remoteFileCreate(server, 0);
   remoteFileWrite(file, 0, bytes);
-  const p = createProcess(w);
   return { w, server, file, p, hva: mapAnon(p, 64) };
 };
 
