@@ -28,7 +28,7 @@ export const GFP_ZERO = 1 << 0;
 export const GFP_DMA32 = 1 << 1;
 /**
  * The pages can be moved while they are in use (GFP_HIGHUSER_MOVABLE): those of users and of page
- * caches. Whoever will hold them for long allocates under memallocPinBegin(), which takes this away.
+ * caches. Whoever will hold them for long allocates under memallocPinScope(), which takes this away.
  */
 export const GFP_MOVABLE = 1 << 2;
 /** The kernel's own, to be given back when memory is short (caches of what can be read again). */

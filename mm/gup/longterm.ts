@@ -36,6 +36,7 @@ import { isolateHugetlb } from '../hugetlb/migrate.ts';
 import { folioMayBeLruCached, lruAddDrain, lruAddDrainAll } from '../lru/batch.ts';
 import { folioIsolateLru } from '../lru/isolate.ts';
 import { type Path, YP_LONGTERM_UNPINNED, YP_LONGTERM_WAIT, YP_WAIT } from '../path.ts';
+import { memallocPinBegin, memallocPinEnd } from '../signal.ts';
 import type { Kernel } from '../types.ts';
 
 /** Gives the pins of pages[0 .. n) back; entries of -1 are skipped. */
@@ -49,15 +50,14 @@ const WAIT_YIELDS = 64;
  * (memalloc_pin_save()): the others that run between two of its steps are not.
  */
 export function* memallocPinScope<T>(k: Kernel, path: Path<T>): Path<T> {
-  const { task } = k;
   for (;;) {
     // As before when the step is over: nobody else ever sees it.
-    task.memallocPin++;
+    memallocPinBegin(k);
     let step: IteratorResult<number, T>;
     try {
       step = path.next();
     } finally {
-      task.memallocPin--;
+      memallocPinEnd(k);
     }
     if (step.done === true) return step.value;
     yield step.value;
