@@ -23,6 +23,7 @@ import { isolateHugetlb, putbackHugetlb, unmapAndMoveHugetlb } from '../hugetlb/
 import { lruAddDrainAll } from '../lru/batch.ts';
 import { folioDropIsolated, folioIsolateLru, folioPutbackLru } from '../lru/isolate.ts';
 import type { Path } from '../path.ts';
+import { SWAP_CLUSTER_MAX, tryToFreePages } from '../reclaim/reclaim.ts';
 import { folioMapping } from '../rmap/rmap.ts';
 import { countStat } from '../stat.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
@@ -115,23 +116,23 @@ const finishIsolated = (k: Kernel, folio: number, error: number): void => {
 
 /**
  * Moves isolated folios. Those that are held, pinned or locked are tried again, ten times in all;
- * without memory for one it ends at once. All of them are put back, or gone, when it ends.
+ * without memory for one, and none to be reclaimed, it ends at once. All of them are put back, or gone, when it ends.
  * @param folios from isolateMovable(), each once
  * @param gfp GFP_* for where they go
- * @param target where else they may go, as compaction knows it
+ * @param target where else they go, as compaction knows it; null: wherever the flags allow
  */
 export function* migratePages(
   k: Kernel,
   folios: readonly number[],
   gfp: number,
   reason: MigrateReason,
-  target: MigrateTarget = migrateTarget(gfp),
+  target: MigrateTarget | null = null,
 ): Path<MigrateResult> {
   const result: MigrateResult = { reason, nrMoved: 0, nrPages: 0, passes: 0, failed: [] };
   let left = folios;
   while (left.length > 0 && result.passes < MIGRATE_PASSES) {
     result.passes++;
-    left = yield* migratePass(k, left, target, result);
+    left = yield* migratePass(k, left, gfp, target, result);
   }
   return result;
 }
@@ -140,17 +141,22 @@ export function* migratePages(
 function* migratePass(
   k: Kernel,
   folios: readonly number[],
-  target: MigrateTarget,
+  gfp: number,
+  target: MigrateTarget | null,
   result: MigrateResult,
 ): Path<number[]> {
   const { passes, failed } = result;
+  const where = target ?? migrateTarget(gfp);
+  const wait = passes > MIGRATE_ASYNC_PASSES;
   const left: number[] = [];
   let full = false;
   for (const folio of folios) {
     const nr = folioNrPages(k, folio);
-    const error: number = full
-      ? -ENOMEM
-      : yield* moveIsolated(k, folio, target, passes > MIGRATE_ASYNC_PASSES);
+    let error: number = full ? -ENOMEM : yield* moveIsolated(k, folio, where, wait);
+    if (error === -ENOMEM && !full && target === null && nr === 1) {
+      const freed = yield* tryToFreePages(k, 0, SWAP_CLUSTER_MAX, gfp);
+      if (freed > 0) error = yield* moveIsolated(k, folio, where, wait);
+    }
     if (error === 0) {
       result.nrMoved++;
       result.nrPages += nr;

@@ -27,6 +27,7 @@ import {
   pipeRelease,
   setPolicyApi,
   shmemCreate,
+  swapon,
   ZONE_MOVABLE,
   zoneDeviceCreate,
 } from '#mm';
@@ -233,6 +234,24 @@ describe('errors, after which nothing stays pinned — 1.8, I14', () => {
     for (const page of taken) freePages(k, page, 0);
     expect(drive(pin())).toBe(2);
     unpinUserPages(k, pages, 2);
+  });
+
+  it('with a swap device others make room for it', () => {
+    const { w, k, p, hva, pin, pages } = inMovable(2);
+    swapon(k, 512);
+    const q = createProcess(w);
+    const cold = mapAnon(q, 300);
+    // In the kernel's zone, as what has once been pinned for long.
+    const first = new Int32Array(300);
+    expect(drive(pinUserPagesFast(k, q.mm, cold, 300, LT, first))).toBe(300);
+    unpinUserPages(k, first, 300);
+    stamp(q, cold, 300);
+    while (allocPages(k, 0, GFP_KERNEL) >= 0);
+    expect(drive(pin())).toBe(2);
+    expect(q.mm.rssSwap).toBeGreaterThan(0);
+    checkStamps(p, hva, 2);
+    unpinUserPages(k, pages, 2);
+    checkStamps(q, cold, 300);
   });
 
   it('-EBUSY where coherent memory of a device does not move back; it does when nobody has it', () => {
