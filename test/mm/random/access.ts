@@ -78,7 +78,7 @@ export const beginRemote = (driver: RandomDriver): void => {
   const value = driver.value();
   if (write) view.setUint32(0, value, true);
   const pending = write ? word.history.begin(driver.now, value) : null;
-  if (write) driver.writesBehind(region);
+  if (write) driver.writesBehind(word);
   const brokeCow = driver.breakCow(write ? brokenWith(region, [word.history]) : []);
   driver.start(
     write ? 'remote write' : 'remote read',

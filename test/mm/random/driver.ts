@@ -53,6 +53,8 @@ const HUGE = 512 * PAGE_SIZE;
 /** What goes wrong where writeback does not look for pins, and a debugger writes through a reference. */
 const DIRTIED_BEHIND =
   '1.12, 2.6, 2.7: I7, dirty and nothing promised: written behind the file system';
+const BEHIND =
+  '2.6: bytes that reached the page behind the file system are not on the device after fsync';
 const LOST_BEHIND =
   '1.12, 2.6, 2.7: I8, clean and not on the device: written behind the file system';
 
@@ -454,8 +456,8 @@ export class RandomDriver {
   /** A read of `value` that took from `start` until now. @throws Error where no write explains it */
   read(what: string, history: History, value: number, start: number): void {
     if (!history.explains(value, start, this.now)) {
-      const rule = this.strays.get(value) ?? history.strange;
-      if (rule !== null && rule !== undefined) {
+      const rule = this.strays.get(value) ?? history.rule();
+      if (rule !== null) {
         this.predict(rule);
         return;
       }
@@ -486,10 +488,13 @@ export class RandomDriver {
     throw new Error(`${what} of ${file.name}: ${error}, and nothing in its way`);
   }
 
-  /** Somebody writes to a mapping who is not the CPU: where it is shared, the file system may not see it. */
-  writesBehind({ file, kind }: Region): void {
-    if (file !== null && kind === 'shared' && this.k.policy.pinnedWriteback === 'ignore')
-      file.behind = true;
+  /**
+   * Somebody writes who is not the CPU. To a shared mapping of a file that is written back the file
+   * system may not see it: then the bytes are lost when the page leaves the cache, or with the power.
+   */
+  writesBehind({ region: { file, kind }, history }: Word): void {
+    if (file?.mapping.kind !== 'extent' || kind !== 'shared') return;
+    if (this.k.policy.pinnedWriteback === 'ignore') history.strange ??= BEHIND;
   }
 
   /** A file that fits. */

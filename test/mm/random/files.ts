@@ -161,7 +161,7 @@ const checkDurable = (driver: RandomDriver, file: FileModel, start: number): voi
   for (const [i, value] of wordsAfterCrash(disk, mapping.inode.ino, offsets, keeps).entries()) {
     const history = within[i];
     if (history === undefined || history.explains(value, start, driver.now)) continue;
-    const rule = driver.strays.get(value) ?? history.strange ?? (file.behind ? BEHIND : null);
+    const rule = driver.strays.get(value) ?? history.rule();
     if (rule === null)
       throw new Error(
         `${file.name} page ${i} has ${value} after a loss of power, fsync() at ${start}..${driver.now}: ${history.describe()}`,
@@ -169,10 +169,6 @@ const checkDurable = (driver: RandomDriver, file: FileModel, start: number): voi
     driver.predict(rule);
   }
 };
-
-/** What a file system does not know of it cannot make durable, where writeback does not look for pins. */
-const BEHIND =
-  '2.6: bytes that reached the page behind the file system are not on the device after fsync';
 
 const sync = (driver: RandomDriver, name: string, file: FileModel, path: Path<number>): void => {
   driver.start(name, null, path, (error, start) => {

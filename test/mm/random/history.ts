@@ -220,6 +220,14 @@ export class History {
     return child;
   }
 
+  /** The rule by which it, or the word whose value it is, may hold anything. */
+  rule(): string | null {
+    if (this.strange !== null) return this.strange;
+    for (const { value } of this.writes)
+      if (value instanceof History && value.strange !== null) return value.strange;
+    return null;
+  }
+
   /** For messages. */
   describe(): string {
     return this.writes

@@ -70,8 +70,6 @@ export interface FileModel {
   disk: BlockDevice | null;
   /** Never mapped: direct writes, which mappings are not told of, go to such a file. */
   direct: boolean;
-  /** Somebody has written to it who is not the CPU: by a reference or a pin, or a debugger. */
-  behind: boolean;
 }
 
 /** A file that has its full length. */
@@ -93,7 +91,6 @@ export const createFileModel = (
   writing: 0,
   disk: null,
   direct,
-  behind: false,
 });
 
 export interface Process {

@@ -143,7 +143,7 @@ export const transfer = (driver: RandomDriver, held: Held): void => {
       continue;
     }
     const value = driver.value();
-    driver.writesBehind(word.word.region);
+    driver.writesBehind(word.word);
     k.memory.i32[offset / 4] = value;
     word.history.wrote(driver.now, value, !attached, driver.horizon());
   }
@@ -265,7 +265,7 @@ export const beginFixed = (driver: RandomDriver): void => {
   if (driver.random.chance(0.5)) {
     const value = driver.value();
     view.setUint32(0, value, true);
-    driver.writesBehind(word.word.region);
+    driver.writesBehind(word.word);
     fixedBufferWrite(k, held.buffer, offset, bytes);
     word.history.wrote(driver.now, value, !attached, driver.horizon());
   } else {

@@ -39,7 +39,7 @@ export const beginProcessVm = (driver: RandomDriver): void => {
   if (from.word.history === history) return;
   const { epoch } = history;
   const pending = history.beginFrom(driver.now, from.word.history);
-  driver.writesBehind(to.region);
+  driver.writesBehind(to.word);
   const brokeCow = driver.breakCow(brokenWith(to.region, [history]));
   const vec = (word: typeof local) => [{ hva: wordHva(word.region, word.i), lenBytes: WORD_BYTES }];
   const path = (write ? processVmWritev : processVmReadv)(
@@ -110,7 +110,7 @@ const readWord = (
   const { epoch } = history;
   const start = driver.now;
   const pending = history.beginFrom(start, from);
-  driver.writesBehind(word.region);
+  driver.writesBehind(word);
   const gets = driver.k.policy.apis[file.user] === 'get';
   return {
     finish: (came, failed) => {
