@@ -67,10 +67,10 @@ const MIGRATED_FLAGS =
   PG_KSM;
 
 /** References of an unmapped folio that only migration and the caches hold. */
-const expectedRefs = (k: Kernel, folio: number): number => 1 + folioCacheRefs(k, folio);
+export const expectedRefs = (k: Kernel, folio: number): number => 1 + folioCacheRefs(k, folio);
 
 /** Why a folio that is unmapped cannot move: pinned, or just held. */
-const heldBy = (k: Kernel, folio: number): number =>
+export const heldBy = (k: Kernel, folio: number): number =>
   folioMaybeDmaPinned(k, folio) ? -EBUSY : -EAGAIN;
 
 /**

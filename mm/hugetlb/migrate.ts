@@ -7,9 +7,9 @@
  * in use has none left to give back (PG_RESTORE_RESERVE).
  */
 import { cmpxchg, mapSet, readOnce, writeOnce } from '#cells';
+import { expectedRefs, heldBy } from '../compact/move.ts';
 import { EAGAIN, EBUSY, EHWPOISON, ENOMEM } from '../errno.ts';
 import {
-  folioCacheRefs,
   folioClearFlags,
   folioGet,
   folioLock,
@@ -67,10 +67,6 @@ export const putbackHugetlb = (k: Kernel, folio: number): void => {
   folioPut(k, folio);
 };
 
-/** Why a folio that is unmapped cannot move: pinned, or just held. */
-const heldBy = (k: Kernel, folio: number): number =>
-  folioMaybeDmaPinned(k, folio) ? -EBUSY : -EAGAIN;
-
 /**
  * Moves an isolated hugetlb folio to a fresh one. The caller puts the old one back afterwards, in any
  * case: that ends its isolation, and frees it if it has moved.
@@ -116,7 +112,7 @@ const moveState = (k: Kernel, dst: number, src: number): void => {
 
 /** Copies, and puts the new folio in the old one's place. Both are locked, the old one is unmapped. */
 function* moveToNew(k: Kernel, dst: number, src: number, ignorePins: boolean): Path<number> {
-  const expected = 1 + folioCacheRefs(k, src);
+  const expected = expectedRefs(k, src);
   if (!ignorePins && folioRefCount(k, src) !== expected) return heldBy(k, src);
   copyHugeFolio(k, dst, src);
   if (k.watched) yield YP_MIGRATE_COPIED;
