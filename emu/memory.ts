@@ -102,11 +102,15 @@ export class PhysMemory {
     this.copyWithin(this.pageOffset(toPage), this.pageOffset(fromPage), PAGE_SIZE);
   }
 
+  /** Stores zeroes at an offset. */
+  zeroBytes(offset: number, lenBytes: number): void {
+    noteBytes(this.u8, offset, lenBytes);
+    this.u8.fill(0, offset, offset + lenBytes);
+    this.wrote(offset, lenBytes);
+  }
+
   zeroPage(page: number): void {
-    const offset = this.pageOffset(page);
-    noteBytes(this.u8, offset, PAGE_SIZE);
-    this.u8.fill(0, offset, offset + PAGE_SIZE);
-    this.wrote(offset, PAGE_SIZE);
+    this.zeroBytes(this.pageOffset(page), PAGE_SIZE);
   }
 
   /** Told of every change to frames whose code flag is set. */

@@ -6,14 +6,13 @@
  */
 import { listPush, listRemoveAt, mapDelete, mapSet, noteBytes, setField } from '#cells';
 import type { Kernel } from '../types.ts';
-import { pmemPersist } from './pmem.ts';
+import { frameBytes, pmemPersist } from './pmem.ts';
 import { BLOCK_SIZE, type BlockDevice } from './state.ts';
 
 /** The bytes that a read sees, undefined where there are only zeroes. Valid until the block is written again. */
 export const blockBytes = (k: Kernel, dev: BlockDevice, block: number): Uint8Array | undefined => {
-  if (dev.pmemPage < 0) return dev.cache.get(block) ?? dev.media.get(block);
-  const at = k.memory.pageOffset(dev.pmemPage + block);
-  return k.memory.u8.subarray(at, at + BLOCK_SIZE);
+  if (dev.pmemPage >= 0) return frameBytes(k, dev, block);
+  return dev.cache.get(block) ?? dev.media.get(block);
 };
 
 /** From the device to memory. @param offset byte on the device @param to offset in memory */
@@ -29,16 +28,10 @@ export const blockRead = (
     const within = (offset + done) % BLOCK_SIZE;
     const n = Math.min(lenBytes - done, BLOCK_SIZE - within);
     const bytes = blockBytes(k, dev, block);
-    if (bytes === undefined) zeroMemory(k, to + done, n);
+    if (bytes === undefined) k.memory.zeroBytes(to + done, n);
     else k.memory.setBytes(to + done, bytes.subarray(within, within + n));
     done += n;
   }
-};
-
-const zeroMemory = (k: Kernel, at: number, lenBytes: number): void => {
-  noteBytes(k.memory.u8, at, lenBytes);
-  k.memory.u8.fill(0, at, at + lenBytes);
-  k.memory.wrote(at, lenBytes);
 };
 
 /** From memory to the device. @param offset byte on the device @param from offset in memory */

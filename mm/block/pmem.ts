@@ -39,7 +39,7 @@ export function* pmemDeviceRemove(k: Kernel, dev: BlockDevice): Path<void> {
 }
 
 /** The bytes of a block's frame, as they are: a view. */
-const frameBytes = (k: Kernel, dev: BlockDevice, block: number): Uint8Array => {
+export const frameBytes = (k: Kernel, dev: BlockDevice, block: number): Uint8Array => {
   const at = k.memory.pageOffset(dev.pmemPage + block);
   return k.memory.u8.subarray(at, at + BLOCK_SIZE);
 };

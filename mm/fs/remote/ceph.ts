@@ -23,9 +23,7 @@ const zeroRest = (k: Kernel, request: RemoteRequest, lenBytes: number): void => 
     const inPage = inPages % PAGE_SIZE;
     const n = Math.min(lenBytes - done, PAGE_SIZE - inPage);
     const page = request.pages[Math.floor(inPages / PAGE_SIZE)]!;
-    const at = k.memory.pageOffset(page) + inPage;
-    k.memory.u8.fill(0, at, at + n);
-    k.memory.wrote(at, n);
+    k.memory.zeroBytes(k.memory.pageOffset(page) + inPage, n);
     done += n;
   }
 };
