@@ -16,7 +16,7 @@ import { writebackMapping } from './writeback.ts';
  * The error of writeback since somebody last asked, and it is forgotten. @returns 0, -EIO, -ENOSPC.
  * Compare file_check_and_advance_wb_err()
  */
-export const checkAndAdvanceWbErr = (mapping: AddressSpace): number => {
+const checkAndAdvanceWbErr = (mapping: AddressSpace): number => {
   const error = mapping.wbErr;
   if (error !== 0) setField(mapping, 'wbErr', 0);
   return error;

@@ -26,7 +26,7 @@ export const upRead = (lock: RwLock): void => {
   setField(lock, 'readers', lock.readers - 1);
 };
 
-export const downWriteTrylock = (lock: RwLock): boolean => {
+const downWriteTrylock = (lock: RwLock): boolean => {
   if (lock.writer || lock.readers > 0) return false;
   setField(lock, 'writer', true);
   return true;

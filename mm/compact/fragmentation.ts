@@ -6,7 +6,7 @@ import { MIGRATE_ISOLATE } from '../frames/pageblock.ts';
 import { freeListOf, NR_PAGE_ORDERS, type Zone } from '../frames/zone.ts';
 
 /** The free blocks of a zone. */
-export interface FreeBlocks {
+interface FreeBlocks {
   pages: number;
   blocks: number;
   /** By order. */

@@ -13,7 +13,7 @@ import type { Kernel, Vma } from '../types.ts';
 import { VM_EXEC, VM_LOCKED } from '../vma/flags.ts';
 
 /** Who maps a folio. */
-export interface FolioReferences {
+interface FolioReferences {
   /** Entries that were used. */
   used: number;
   /** Flags of the VMAs that they are in; VM_LOCKED whether it was used there or not. */
@@ -51,7 +51,7 @@ export const folioReferenced = (k: Kernel, folio: number): FolioReferences => {
 };
 
 /** What reclaim does with an inactive folio. */
-export type ReferenceVerdict = 'reclaim' | 'keep' | 'activate' | 'locked';
+type ReferenceVerdict = 'reclaim' | 'keep' | 'activate' | 'locked';
 
 /**
  * A folio that was used once through its entries is kept for another round; used twice, or by several

@@ -13,7 +13,7 @@ const MIN_FREE_KIB = 128;
 const MAX_FREE_KIB = 262_144;
 
 /** In pages. */
-export interface Watermarks {
+interface Watermarks {
   min: number;
   low: number;
   high: number;

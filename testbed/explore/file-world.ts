@@ -34,7 +34,7 @@ import { type ExploredWorld, frameWord, storePath } from './world.ts';
 const RAM_BYTES = 2 ** 20;
 const DISK_BLOCKS = 64;
 
-export interface FileWorldOptions {
+interface FileWorldOptions {
   policy: Policy;
   /** The file system keeps checksums of its data. */
   checksums: boolean;

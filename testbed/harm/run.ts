@@ -43,7 +43,7 @@ export interface HarmTimes {
   longtermMs: number;
 }
 
-export interface HarmOptions {
+interface HarmOptions {
   policy: Policy;
   seed: number;
   sizes: HarmSizes;

@@ -40,7 +40,7 @@ const EXTENT_WORDS = 4;
 export const EXTENTS_PER_BLOCK = (WORDS_PER_BLOCK - HEADER_WORDS) / EXTENT_WORDS;
 
 /** First block of each area, and how many it has. */
-export interface Geometry {
+interface Geometry {
   journal: number;
   nrJournal: number;
   bitmap: number;
