@@ -1,7 +1,7 @@
 /**
  * `npm run test:long`: the random driver for a million operations, the sanitizer on.
  *
- *   npm run test:long -- [--operations N] [--seed N] [--policy NAME]
+ *   npm run test:long -- [--operations N] [--seed N] [--policy NAME] [--ram MIB]
  */
 import { parseArgs } from 'node:util';
 import { isPolicyName } from '#mm';
@@ -12,17 +12,20 @@ const { values } = parseArgs({
     operations: { type: 'string', default: '1000000' },
     seed: { type: 'string', default: '1' },
     policy: { type: 'string', default: 'target' },
+    ram: { type: 'string', default: '48' },
   },
 });
 const operations = Number(values.operations);
 const seed = Number(values.seed);
+const ramMib = Number(values.ram);
 const { policy } = values;
 if (!Number.isSafeInteger(operations) || operations < 1 || !Number.isSafeInteger(seed))
   throw new Error('--operations and --seed take whole numbers');
+if (!(ramMib >= 0.5 && ramMib <= 3584)) throw new Error('--ram takes MiB, 0.5 to 3584');
 if (!isPolicyName(policy)) throw new Error(`--policy ${policy} is not a policy`);
 
 const start = performance.now();
-const driver = createRandomDriver({ seed, policy });
+const driver = createRandomDriver({ seed, policy, ramBytes: ramMib * 2 ** 20 });
 let shown = start;
 const failure = runRandom(driver, operations, (begun) => {
   if (!process.stderr.isTTY || performance.now() - shown < 1000) return;

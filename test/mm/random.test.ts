@@ -62,6 +62,7 @@ describe('random interleavings: every byte explained, no invariant broken, nothi
     { seed: 1, policy: 'target', ramBytes: 48 << 20 },
     { seed: 2, policy: 'linux-7', ramBytes: 48 << 20 },
     { seed: 3, policy: 'target', ramBytes: TINY },
+    { seed: 4, policy: 'target', ramBytes: 256 << 20 },
   ] as const)
     it(`seed ${seed}, ${policy}, ${ramBytes >> 10} KiB`, () => {
       const driver = createRandomDriver({ seed, policy, ramBytes });
@@ -79,12 +80,14 @@ describe('random interleavings: every byte explained, no invariant broken, nothi
         'slow read': 20,
         splice: 50,
         register: 10,
-        reclaim: 8,
-        migrate: 20,
+        reclaim: 3,
+        migrate: 3,
         ksm: 10,
         'vm writev': 10,
         'shmem truncate': 10,
         'nfs-dio read': 10,
+        'odp write': 20,
+        ...(ramBytes > 192 << 20 && { 'offline done': 5, online: 5 }),
         ...(ramBytes > TINY && { 'extent fsync': 30, 'direct dio write': 30, cma: 10 }),
       };
       for (const [what, n] of Object.entries(least))
@@ -128,7 +131,7 @@ describe('what the driver finds when one rule is taken away', () => {
     it(rule, () => {
       const driver = createRandomDriver({ seed: 1 });
       driver.k.sabotage[rule] = true;
-      const failure = runRandom(driver, 20_000);
+      const failure = runRandom(driver, 60_000);
       expect(failure?.problems.join('\n')).toMatch(new RegExp(finds.source, 'm'));
     });
 });

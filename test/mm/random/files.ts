@@ -161,12 +161,10 @@ const checkDurable = (driver: RandomDriver, file: FileModel, start: number): voi
   for (const [i, value] of wordsAfterCrash(disk, mapping.inode.ino, offsets, keeps).entries()) {
     const history = within[i];
     if (history === undefined || history.explains(value, start, driver.now)) continue;
-    const rule = driver.strays.get(value) ?? history.rule();
-    if (rule === null)
+    if (!driver.excuses(value, history))
       throw new Error(
         `${file.name} page ${i} has ${value} after a loss of power, fsync() at ${start}..${driver.now}: ${history.describe()}`,
       );
-    driver.predict(rule);
   }
 };
 

@@ -23,6 +23,9 @@ export interface Write {
   since?: number;
 }
 
+/** Instead of a rule: what came from a page that nobody follows any more. */
+export const UNKNOWN = 'unknown';
+
 /** Histories that are being asked, and from when on: two words may be transferred to each other. */
 const asked = new Map<History, number>();
 

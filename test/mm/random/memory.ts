@@ -10,9 +10,14 @@ import {
   freeContigRange,
   lruAddDrainAll,
   lruSetCpu,
+  MEMORY_BLOCK_PAGES,
   MIGRATE_CMA,
+  offlinePages,
+  onlinePages,
   pageblockType,
+  pageOnline,
   tryToFreePages,
+  ZONE_MOVABLE,
 } from '#mm';
 import type { RandomDriver } from './driver.ts';
 import { WORD } from './model.ts';
@@ -105,4 +110,24 @@ export const beginCpu = (driver: RandomDriver): void => {
   if (random.chance(0.3)) lruAddDrainAll(k);
   else lruSetCpu(k, random.below(k.state.lru.cpus.length));
   driver.count('cpu');
+};
+
+/** A memory block of zone MOVABLE goes offline, or comes back: where RAM has as much. */
+export const beginHotplug = (driver: RandomDriver): void => {
+  const { k } = driver;
+  const { nrPages } = k.state.frames;
+  const block = nrPages - MEMORY_BLOCK_PAGES;
+  if (block < MEMORY_BLOCK_PAGES || driver.hotplugging) return;
+  if (!pageOnline(k, block)) {
+    const error = onlinePages(k, block, MEMORY_BLOCK_PAGES, ZONE_MOVABLE);
+    if (error !== 0) throw new Error(`online: ${error}`);
+    driver.count('online');
+    return;
+  }
+  driver.hotplugging = true;
+  const path = offlinePages(k, block, MEMORY_BLOCK_PAGES, { maxRounds: 4 });
+  driver.start('offline', null, path, ({ error }) => {
+    driver.hotplugging = false;
+    driver.count(error === 0 ? 'offline done' : 'offline busy');
+  });
 };

@@ -37,10 +37,12 @@ import {
   beginCompact,
   beginCpu,
   beginGiveBack,
+  beginHotplug,
   beginRange as beginContigRange,
   beginShrink,
 } from './memory.ts';
 import { regionEnd } from './model.ts';
+import { beginOdpAccess, beginOdpRegister } from './odp.ts';
 import {
   beginFixed,
   beginHold,
@@ -49,6 +51,8 @@ import {
   beginRegister,
   beginRelease,
   beginSplice,
+  beginSpliceIn,
+  beginSpliceOut,
   beginTransfer,
 } from './pins.ts';
 import { beginFileDio, beginProcessVm, beginRemoteDio } from './transfers.ts';
@@ -124,6 +128,7 @@ const KERNEL: Operation[] = [
   { name: 'compact', weight: 1, begin: beginCompact },
   { name: 'shrink', weight: 1, begin: beginShrink },
   { name: 'cpu', weight: 3, begin: beginCpu },
+  { name: 'hotplug', weight: 1, begin: beginHotplug },
   { name: 'ksm', weight: 1, begin: beginScan },
   { name: 'numa', weight: 2, begin: beginNuma },
   { name: 'clear refs', weight: 1, begin: beginClearRefs },
@@ -153,7 +158,11 @@ export const OPERATIONS: readonly Operation[] = [
   { name: 'region', weight: 3, begin: beginRegion },
   { name: 'fixed', weight: 3, begin: beginFixed },
   { name: 'splice', weight: 4, begin: beginSplice },
+  { name: 'splice in', weight: 2, begin: beginSpliceIn },
+  { name: 'splice out', weight: 3, begin: beginSpliceOut },
   { name: 'pipe', weight: 5, begin: beginPipeRead },
+  { name: 'odp', weight: 1, begin: beginOdpRegister },
+  { name: 'odp access', weight: 5, begin: beginOdpAccess },
   { name: 'mmap', weight: 4, begin: beginMmap },
   { name: 'munmap', weight: 2, begin: beginMunmap },
   { name: 'mprotect', weight: 4, begin: beginMprotect },

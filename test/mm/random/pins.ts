@@ -15,6 +15,8 @@ import {
   pipeRead,
   ptepGet,
   ptePresent,
+  spliceFileToPipe,
+  splicePipeToFile,
   tee,
   umemPageAt,
   vfioDmaMap,
@@ -30,7 +32,7 @@ import * as slow from '../../../mm/gup/slow.ts';
 import { unpinUserPagesDirtyLock } from '../../../mm/gup/unpin.ts';
 import { noteRelease } from '../../../mm/provenance/provenance.ts';
 import type { RandomDriver } from './driver.ts';
-import type { History } from './history.ts';
+import { type History, UNKNOWN } from './history.ts';
 import { brokenWith, type Held, type Region, WORD, type Word, wordHva } from './model.ts';
 
 const MAX_HELD = 8;
@@ -326,4 +328,59 @@ export const beginPipeRead = (driver: RandomDriver): void => {
   // A pin follows what the process writes; a copy and a plain reference may be of any time since.
   const pinned = k.policy.apis.vmsplice === 'pin-longterm';
   if (pinned) driver.read('pipe read', expected.history, value, driver.now);
+};
+
+/** splice() of a file's word into a pipe: a reference to the page of its cache, for reading. */
+export const beginSpliceIn = (driver: RandomDriver): void => {
+  const { random, k } = driver;
+  const file = driver.anyFile(({ mapping }) => SPLICED.includes(mapping.kind));
+  const model = driver.pipes[random.below(Math.max(1, driver.pipes.length))];
+  if (file === undefined || model === undefined || model.busy || file.nrPages === 0) return;
+  const offset = random.below(file.nrPages) * PAGE_SIZE + WORD;
+  model.busy = true;
+  const path = spliceFileToPipe(k, file.mapping, offset, model.pipe, 4);
+  driver.start('splice in', null, path, (n) => {
+    model.busy = false;
+    // What it reads as is the file's at some moment until it is read: nobody's, for the driver.
+    if (n === 4) model.expected.push(null);
+    else if (n > 0) throw new Error(`splice: ${n} bytes of 4`);
+  });
+};
+
+/**
+ * Not of DAX: a pipe that has a page of the file, a hole that waits for it, and a splice into that pipe
+ * which waits for the hole would wait for ever.
+ */
+const SPLICED = ['shmem', 'extent'];
+
+/** splice() of a pipe's oldest word, if it is known, to a file. */
+export const beginSpliceOut = (driver: RandomDriver): void => {
+  const { random, k } = driver;
+  const file = driver.anyFile(
+    ({ mapping, changing, direct }) => SPLICED.includes(mapping.kind) && changing === 0 && !direct,
+  );
+  const model = driver.pipes[random.below(Math.max(1, driver.pipes.length))];
+  if (file === undefined || model === undefined || model.busy || file.nrPages === 0) return;
+  const source = model.expected[0];
+  if (k.policy.apis.vmsplice !== 'pin-longterm') return;
+  if (source === undefined || source === null || !isAttached(source)) return;
+  const i = random.below(Math.min(file.words.length, file.nrPages));
+  const history = file.words[i];
+  if (history === undefined || history === source.history) return;
+  model.busy = true;
+  file.writing++;
+  const pending = history.beginFrom(driver.now, source.history);
+  const path = splicePipeToFile(k, model.pipe, file.mapping, i * PAGE_SIZE + WORD, 4);
+  driver.start('splice out', null, path, (n) => {
+    model.busy = false;
+    file.writing--;
+    if (n !== 4) {
+      history.cancel(pending);
+      return;
+    }
+    model.expected.shift();
+    // Of a page that was unmapped meanwhile the pipe still has what it had.
+    if (!isAttached(source)) history.strange ??= UNKNOWN;
+    history.finishFrom(pending, driver.now, !isAttached(source), driver.horizon());
+  });
 };

@@ -36,11 +36,19 @@ const POOL = 5;
 export interface RandomRun {
   seed: number;
   policy?: PolicyName;
-  /** 24 MiB at least, for the pool; less, and there are no huge pages at all, little swap, and much -ENOMEM. */
+  /** 24 MiB at least, for the pool; from 192 MiB on a memory block goes offline now and then; less than 24, and there are no huge pages at all, little swap, and much -ENOMEM. */
   ramBytes?: number;
   /** Every reference and pin is to have a record of who has it. */
   provenance?: boolean;
 }
+
+const MIB = 1 << 20;
+
+/** Zone MOVABLE: a whole memory block where there is room for one, so that it can go offline. */
+const movableBytesOf = (ramBytes: number): number => {
+  if (ramBytes >= 192 * MIB) return 128 * MIB;
+  return ramBytes < 24 * MIB ? 0 : 8 * MIB;
+};
 
 /** A driver with 16 KiB, 64 KiB and 2 MiB folios, swap, a hugetlb pool, and three files. */
 export const createRandomDriver = ({
@@ -54,7 +62,7 @@ export const createRandomDriver = ({
     seed,
     policy,
     ramBytes,
-    movableBytes: tiny ? 0 : 8 << 20,
+    movableBytes: movableBytesOf(ramBytes),
     cmaBytes: tiny ? 0 : 8 << 20,
     prepare: (k) => {
       lruConfigure(k, tiny ? 4 : LRU_BATCH_SIZE, 2);
