@@ -37,6 +37,19 @@ describe('gupbed audit', () => {
       }
     });
 
+  it('says what writeback does with pins, and a long-term pin with batches', () => {
+    const rules = (policy: string) =>
+      (JSON.parse(cli.run('audit', '--policy', policy, '--json').stdout) as { rules: unknown })
+        .rules;
+    expect(rules('linux-7')).toEqual({
+      'pinned-writeback': 'ignore',
+      'longterm-drain': 'referenced',
+    });
+    expect(rules('target')).toEqual({ 'pinned-writeback': 'bounce', 'longterm-drain': 'wait' });
+    const { stdout } = cli.run('audit', '--set', 'pinned-writeback=bounce');
+    expect(stdout).toMatch(/^pinned-writeback: bounce\. writeback writes a copy/m);
+  });
+
   it('prints a table, and what each row means; no colour where nobody looks', () => {
     const { code, stdout } = cli.run('audit', '--set', 'vmsplice=copy');
     expect(code).toBe(0);
@@ -51,6 +64,7 @@ describe('gupbed audit', () => {
     ['--set', 'vmsplice'],
     ['--set', 'vmsplice=secondary'],
     ['--set', 'nobody=get'],
+    ['--set', 'pinned-writeback=copy'],
     ['kvm'],
   ])
     it(`${words.join(' ')} is refused with one line and exit code 2`, () => {

@@ -5,6 +5,24 @@ import { parseCommandLine } from './args.ts';
 import { changedPolicyOf, POLICY_OPTIONS, wantsJson } from './host-options.ts';
 import { EXIT_OK, UsageError } from './usage-error.ts';
 
+/** What a policy says besides of no user in particular, by the names that `--set` knows. */
+const rulesOf = ({ pinnedWriteback, longtermDrain }: Policy) => ({
+  'pinned-writeback': pinnedWriteback,
+  'longterm-drain': longtermDrain,
+});
+
+/** What each of those means. */
+const RULE_WORDS: Record<string, string> = {
+  ignore: 'writeback does not look for pins: who holds a page may dirty it behind the file system',
+  bounce:
+    'writeback writes a copy of what may be pinned, which stays dirty until the pins are gone',
+  none: 'a long-term pin drains no batches, and fails on pages that wait in one',
+  'not-lru': 'a long-term pin drains the batches where a page that has to move is on no LRU list',
+  referenced:
+    'a long-term pin drains them where such a page has references that nobody accounts for',
+  wait: 'a long-term pin drains them, and waits a while until such references are gone',
+};
+
 /** One user under the policy. */
 export interface AuditRow extends GupUse {
   user: string;
@@ -23,10 +41,12 @@ export const auditCommand = async (words: string[]): Promise<number> => {
   const policy = changedPolicyOf(args);
   const rows = GUP_USERS.map((user) => rowOf(user, policy));
   if (wantsJson(args))
-    process.stdout.write(`${JSON.stringify({ policy: policy.name, users: rows }, null, 2)}\n`);
+    process.stdout.write(
+      `${JSON.stringify({ policy: policy.name, rules: rulesOf(policy), users: rows }, null, 2)}\n`,
+    );
   else
     process.stdout.write(
-      `${auditText(policy.name, rows, wantsColour(process.stdout), process.stdout.columns ?? 100)}\n`,
+      `${auditText(policy, rows, wantsColour(process.stdout), process.stdout.columns ?? 100)}\n`,
     );
   return EXIT_OK;
 };
@@ -56,7 +76,7 @@ const INDENT = ' '.repeat(12);
 
 /** The table, and below it what each row means. @param width columns of the output */
 export const auditText = (
-  policy: string,
+  policy: Policy,
   rows: AuditRow[],
   colour: boolean,
   width: number,
@@ -79,10 +99,14 @@ export const auditText = (
     ].join('\n'),
   );
   return [
-    `policy ${policy}`,
+    `policy ${policy.name}`,
     '',
     paint(colour, 'bold', head ?? ''),
     ...lines,
+    '',
+    ...Object.entries(rulesOf(policy)).map(
+      ([name, how]) => `${paint(colour, 'bold', name)}: ${how}. ${RULE_WORDS[how]}`,
+    ),
     '',
     blocks.join('\n\n'),
   ].join('\n');
