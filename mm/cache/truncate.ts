@@ -38,22 +38,57 @@ export function* truncateFolio(k: Kernel, mapping: AddressSpace, folio: number):
   filemapRemoveFolio(k, mapping, readOnce(k.state.frames.index, folio), folio);
 }
 
-/** Zeroes [startByte, endByte) of a file, which lies in one page, if the cache has it. */
+/** Zeroes [startByte, endByte) of a file, which lies in one page. @returns 0 or -errno */
+type ZeroInPage = (
+  k: Kernel,
+  mapping: AddressSpace,
+  startByte: number,
+  endByte: number,
+) => Path<number>;
+
+/**
+ * Zeroes what [startByte, endByte) has of pages at its ends that it does not cover: the first, then the
+ * last, unless both are one.
+ * @param unitBytes of a page
+ * @param endByte Infinity: to the end, where nothing is to be zeroed
+ * @returns 0, or the first error of `zeroInPage`
+ */
+export function* zeroEnds(
+  k: Kernel,
+  mapping: AddressSpace,
+  unitBytes: number,
+  startByte: number,
+  endByte: number,
+  zeroInPage: ZeroInPage,
+): Path<number> {
+  const first = Math.ceil(startByte / unitBytes);
+  const end = Math.floor(endByte / unitBytes);
+  const headEnd = Math.min(endByte, first * unitBytes);
+  if (startByte < headEnd) {
+    const error = yield* zeroInPage(k, mapping, startByte, headEnd);
+    if (error !== 0) return error;
+  }
+  if (end < first || !Number.isFinite(end) || end * unitBytes === endByte) return 0;
+  return yield* zeroInPage(k, mapping, end * unitBytes, endByte);
+}
+
+/** The same if the cache has the page, for zeroEnds. @returns 0 */
 function* zeroInPage(
   k: Kernel,
   mapping: AddressSpace,
   startByte: number,
   endByte: number,
-): Path<void> {
+): Path<number> {
   const pgoff = Math.floor(startByte / PAGE_SIZE);
   const page = yield* mappingLockPage(k, mapping, pgoff);
-  if (page < 0) return;
+  if (page < 0) return 0;
   const folio = folioOf(k, page);
   yield* folioWaitWriteback(k, folio);
   const from = k.memory.pageOffset(page) + (startByte % PAGE_SIZE);
   k.memory.setBytes(from, new Uint8Array(endByte - startByte));
   folioUnlock(k, folio);
   folioPut(k, folio);
+  return 0;
 }
 
 /**
@@ -70,10 +105,7 @@ export function* truncateInodePagesRange(
 ): Path<void> {
   const first = Math.ceil(startByte / PAGE_SIZE);
   const end = Math.floor(endByte / PAGE_SIZE);
-  const headEnd = Math.min(endByte, first * PAGE_SIZE);
-  if (startByte < headEnd) yield* zeroInPage(k, mapping, startByte, headEnd);
-  if (end >= first && Number.isFinite(end) && end * PAGE_SIZE < endByte)
-    yield* zeroInPage(k, mapping, end * PAGE_SIZE, endByte);
+  yield* zeroEnds(k, mapping, PAGE_SIZE, startByte, endByte, zeroInPage);
   for (;;) {
     const offsets = cachedOffsets(mapping, first, end);
     if (offsets.length === 0) return;

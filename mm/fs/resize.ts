@@ -9,7 +9,7 @@
  */
 import { PAGE_SIZE } from '#emu';
 import { downWrite, upWrite } from '../cache/rwsem.ts';
-import { truncateInodePagesRange } from '../cache/truncate.ts';
+import { truncateInodePagesRange, zeroEnds } from '../cache/truncate.ts';
 import { unmapMappingRange } from '../cache/unmap.ts';
 import { type Path, YP_TRUNCATE_UNMAPPED } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
@@ -56,30 +56,13 @@ export function* resizeFile(k: Kernel, mapping: AddressSpace, sizeBytes: number)
   return error;
 }
 
-/** Zeroes what [startByte, endByte) has of pages at its ends that it does not cover. @returns 0 or -errno */
-function* zeroEnds(
-  k: Kernel,
-  mapping: AddressSpace,
-  startByte: number,
-  endByte: number,
-): Path<number> {
-  const headEnd = Math.min(endByte, roundUp(startByte));
-  if (startByte < headEnd) {
-    const error = yield* extentZeroRange(k, mapping, startByte, headEnd);
-    if (error !== 0) return error;
-  }
-  const tail = endByte - (endByte % PAGE_SIZE);
-  if (tail < headEnd || tail === endByte) return 0;
-  return yield* extentZeroRange(k, mapping, tail, endByte);
-}
-
 function* punchLocked(
   k: Kernel,
   mapping: AddressSpace,
   startByte: number,
   endByte: number,
 ): Path<number> {
-  const error = yield* zeroEnds(k, mapping, startByte, endByte);
+  const error = yield* zeroEnds(k, mapping, PAGE_SIZE, startByte, endByte, extentZeroRange);
   if (error !== 0) return error;
   const first = Math.ceil(startByte / PAGE_SIZE);
   const nr = Math.floor(endByte / PAGE_SIZE) - first;

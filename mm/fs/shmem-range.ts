@@ -6,7 +6,7 @@
 import { mapDelete, readOnce, setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import { downWrite, upWrite } from '../cache/rwsem.ts';
-import { cachedOffsets, truncateFolio } from '../cache/truncate.ts';
+import { cachedOffsets, truncateFolio, zeroEnds } from '../cache/truncate.ts';
 import { unmapMappingRange } from '../cache/unmap.ts';
 import { EPERM } from '../errno.ts';
 import { folioMarkDirty, folioNrPages, folioOf, folioPut, folioUnlock } from '../folio/folio.ts';
@@ -109,11 +109,7 @@ function* undoRange(
 ): Path<number> {
   const first = Math.ceil(startByte / PAGE_SIZE);
   const end = Math.floor(endByte / PAGE_SIZE);
-  const headEnd = Math.min(endByte, first * PAGE_SIZE);
-  let error = 0;
-  if (startByte < headEnd) error = yield* zeroInPage(k, mapping, startByte, headEnd);
-  if (error === 0 && end >= first && Number.isFinite(end) && end * PAGE_SIZE < endByte)
-    error = yield* zeroInPage(k, mapping, end * PAGE_SIZE, endByte);
+  const error = yield* zeroEnds(k, mapping, PAGE_SIZE, startByte, endByte, zeroInPage);
   if (error !== 0) return error;
   const kept = new Set<number>();
   for (;;) {

@@ -7,6 +7,7 @@ import { mapDelete, setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
 import { filemapInvalidateFolio, filemapRemoveFolio } from '../cache/remove.ts';
 import { downWrite, upWrite } from '../cache/rwsem.ts';
+import { zeroEnds } from '../cache/truncate.ts';
 import { unmapMappingFolio, unmapMappingRange } from '../cache/unmap.ts';
 import { EINVAL, EPERM } from '../errno.ts';
 import { folioMapcount, folioPut, folioUnlock } from '../folio/folio.ts';
@@ -78,20 +79,21 @@ export function* hugetlbTruncate(
   return 0;
 }
 
-/** Zeroes [startByte, endByte) of a file, which lies in one huge page, if that is there. */
+/** Zeroes [startByte, endByte) of a file, which lies in one huge page, if that is there. @returns 0 */
 function* zeroInHugePage(
   k: Kernel,
   mapping: AddressSpace,
   startByte: number,
   endByte: number,
-): Path<void> {
+): Path<number> {
   const size = (1 << mapping.hugeOrder) * PAGE_SIZE;
   const within = startByte % size;
   const folio = yield* mappingLockPage(k, mapping, (startByte - within) / PAGE_SIZE);
-  if (folio < 0) return;
+  if (folio < 0) return 0;
   k.memory.setBytes(k.memory.pageOffset(folio) + within, new Uint8Array(endByte - startByte));
   folioUnlock(k, folio);
   folioPut(k, folio);
+  return 0;
 }
 
 /**
@@ -111,9 +113,7 @@ export function* hugetlbPunchHole(
   const first = Math.ceil(startByte / size);
   const end = Math.floor(endByte / size);
   yield* downWrite(mapping.invalidateLock);
-  const headEnd = Math.min(first * size, endByte);
-  if (startByte < headEnd) yield* zeroInHugePage(k, mapping, startByte, headEnd);
-  if (end >= first && end * size < endByte) yield* zeroInHugePage(k, mapping, end * size, endByte);
+  yield* zeroEnds(k, mapping, size, startByte, endByte, zeroInHugePage);
   if (first < end) {
     yield* unmapMappingRange(k, mapping, first * nr, (end - first) * nr, true);
     yield* removePages(k, mapping, first, end);
