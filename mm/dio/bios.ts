@@ -23,6 +23,7 @@ import {
   type IovIter,
   iovIterIsUser,
   iovIterReexpand,
+  iovIterRevert,
   iovIterTruncate,
 } from '../iov/iter.ts';
 import { type Path, YP_DIO_MAPPED } from '../path.ts';
@@ -150,3 +151,16 @@ export function* dioWait(k: Kernel, dio: Dio): Path<void> {
     iovReleasePages(k, USER, dio.hold, pages, nrPages);
   }
 }
+
+/**
+ * Nothing of it is under way any more: the iterator stands behind what was moved, after an error where
+ * it began.
+ * @param taken bytes that the iterator had left before
+ * @param moved bytes that are done if there is no error
+ * @returns those, or the error. Compare iomap_dio_complete()
+ */
+export const dioComplete = (dio: Dio, it: IovIter, taken: number, moved: number): number => {
+  const done = dio.error === 0 ? moved : 0;
+  iovIterRevert(it, taken - it.count - done);
+  return dio.error === 0 ? done : dio.error;
+};

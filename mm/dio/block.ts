@@ -14,12 +14,11 @@ import {
   iovIterIsAligned,
   iovIterNpages,
   iovIterReexpand,
-  iovIterRevert,
   iovIterTruncate,
 } from '../iov/iter.ts';
 import type { Path } from '../path.ts';
 import type { Kernel, MmStruct } from '../types.ts';
-import { BIO_MAX_PAGES, dioCreate, dioSubmit, dioWait } from './bios.ts';
+import { BIO_MAX_PAGES, dioComplete, dioCreate, dioSubmit, dioWait } from './bios.ts';
 
 /** Nothing is done where anything is not of whole sectors. */
 export const dioAligned = (offset: number, it: IovIter): boolean =>
@@ -46,9 +45,7 @@ function* direct(
     sent += n;
   }
   yield* dioWait(k, dio);
-  const done = dio.error === 0 ? dio.sizeBytes : 0;
-  iovIterRevert(it, count - it.count - done);
-  return dio.error === 0 ? done : dio.error;
+  return dioComplete(dio, it, count, dio.sizeBytes);
 }
 
 function* withinDevice(

@@ -33,12 +33,11 @@ import {
   ITER_SOURCE,
   type IovIter,
   iovIterReexpand,
-  iovIterRevert,
   iovIterTruncate,
 } from '../iov/iter.ts';
 import type { Path } from '../path.ts';
 import type { AddressSpace, Kernel, MmStruct } from '../types.ts';
-import { type Dio, dioCreate, dioSubmit, dioWait } from './bios.ts';
+import { type Dio, dioComplete, dioCreate, dioSubmit, dioWait } from './bios.ts';
 import { dioAligned } from './block.ts';
 import { bufferedRead, bufferedWrite } from './buffered.ts';
 
@@ -138,10 +137,9 @@ function* directRead(
     if (dio.error === 0 && hasMoved(inode, run)) dio.error = -EAGAIN;
     if (dio.error === 0) dio.error = checkRun(k, fs, dio.dev, run);
   }
-  const done = dio.error === 0 ? Math.min(taken, size - offset) : 0;
-  iovIterRevert(it, taken - it.count - done);
-  iovIterReexpand(it, count - done);
-  return dio.error === 0 ? done : dio.error;
+  const n = dioComplete(dio, it, taken, Math.min(taken, size - offset));
+  iovIterReexpand(it, count - Math.max(0, n));
+  return n;
 }
 
 /** Zeroes for what a write leaves of its first and its last block, where nobody has ever written there. */
@@ -223,9 +221,7 @@ function* directWrite(
     const error = yield* extentDioEnd(k, mapping, run, runEnd, dio.error);
     if (dio.error === 0) dio.error = error;
   }
-  const done = dio.error === 0 ? taken : 0;
-  iovIterRevert(it, taken - it.count - done);
-  return dio.error === 0 ? done : dio.error;
+  return dioComplete(dio, it, taken, taken);
 }
 
 /** May a write share the file with others: whole blocks, and the size stays? */
