@@ -6,15 +6,15 @@
  * see it at once: it is the memory that they map.
  */
 import { PAGE_SIZE } from '#emu';
-import { downRead, downReadTrylock, downWrite, upRead, upWrite } from '../../cache/rwsem.ts';
+import { downRead, downReadTrylock, upRead } from '../../cache/rwsem.ts';
 import { unmapMappingRange } from '../../cache/unmap.ts';
 import { EFBIG, EINVAL, ENOENT } from '../../errno.ts';
 import type { Path } from '../../path.ts';
 import type { AddressSpace, Kernel } from '../../types.ts';
+import { writeInPages } from '../extent/file.ts';
 import { inodeOfMapping } from '../extent/inode.ts';
 import { FILE_BYTES_MAX } from '../extent/layout.ts';
 import { extentDioEnd } from '../extent/map.ts';
-import { zeroTail } from '../extent/size.ts';
 import { daxMapPage, persistPage, pmemOf } from './blocks.ts';
 import { daxOf, deleteEntry, lockEntry, unlockEntry } from './entries.ts';
 
@@ -60,18 +60,7 @@ export function* daxWrite(
 ): Path<number> {
   if (offset < 0) return -EINVAL;
   if (offset + from.length > FILE_BYTES_MAX) return -EFBIG;
-  const inode = inodeOfMapping(mapping);
-  yield* downWrite(inode.lock);
-  let error = offset > inode.sizeBytes ? yield* zeroTail(k, mapping) : 0;
-  let done = 0;
-  while (error === 0 && done < from.length) {
-    const within = (offset + done) % PAGE_SIZE;
-    const part = from.subarray(done, done + PAGE_SIZE - within);
-    error = yield* writePart(k, mapping, offset + done, part);
-    if (error === 0) done += part.length;
-  }
-  upWrite(inode.lock);
-  return done > 0 ? done : error;
+  return yield* writeInPages(k, mapping, offset, from, writePart);
 }
 
 /** A part of one page, under i_rwsem. @returns 0 or -errno */

@@ -49,6 +49,40 @@ export function* extentRead(
   }
 }
 
+/** Stores bytes of one page of a file, under i_rwsem. @returns 0 or -errno */
+type WritePart = (
+  k: Kernel,
+  mapping: AddressSpace,
+  offset: number,
+  bytes: Uint8Array,
+) => Path<number>;
+
+/**
+ * write() under i_rwsem, page by page, whatever the pages are. What the file has behind its end, where
+ * it ends before `offset`, is zeroes first.
+ * @returns bytes written, fewer before an error; with none the error, of zeroTail or of `writePart`
+ */
+export function* writeInPages(
+  k: Kernel,
+  mapping: AddressSpace,
+  offset: number,
+  from: Uint8Array,
+  writePart: WritePart,
+): Path<number> {
+  const inode = inodeOfMapping(mapping);
+  yield* downWrite(inode.lock);
+  let error = offset > inode.sizeBytes ? yield* zeroTail(k, mapping) : 0;
+  let done = 0;
+  while (error === 0 && done < from.length) {
+    const within = (offset + done) % PAGE_SIZE;
+    const part = from.subarray(done, done + PAGE_SIZE - within);
+    error = yield* writePart(k, mapping, offset + done, part);
+    if (error === 0) done += part.length;
+  }
+  upWrite(inode.lock);
+  return done > 0 ? done : error;
+}
+
 /**
  * write(): stores bytes from `offset` on, in the page cache; the file grows if it ends before. A block
  * is promised to each page.
@@ -63,18 +97,7 @@ export function* extentWrite(
   if (mapping.kind !== 'extent' || offset < 0) return -EINVAL;
   if (offset + from.length > FILE_BYTES_MAX) return -EFBIG;
   if (from.length === 0) return 0;
-  const inode = inodeOfMapping(mapping);
-  yield* downWrite(inode.lock);
-  let error = offset > inode.sizeBytes ? yield* zeroTail(k, mapping) : 0;
-  let done = 0;
-  while (error === 0 && done < from.length) {
-    const within = (offset + done) % PAGE_SIZE;
-    const part = from.subarray(done, done + PAGE_SIZE - within);
-    error = yield* writePart(k, mapping, offset + done, part);
-    if (error === 0) done += part.length;
-  }
-  upWrite(inode.lock);
-  return done > 0 ? done : error;
+  return yield* writeInPages(k, mapping, offset, from, writePart);
 }
 
 /** A part of one page, under i_rwsem. @returns 0 or -errno */
