@@ -65,10 +65,10 @@ function* undoAt(
   first: number,
   end: number,
   kept: Set<number>,
-): Path<void> {
-  for (;;) {
+): Path<boolean> {
+  for (let taken = false; ; taken = true) {
     const page = yield* mappingLockPage(k, mapping, pgoff);
-    if (page < 0) return;
+    if (page < 0) return taken;
     const folio = folioOf(k, page);
     const index = readOnce(k.state.frames.index, folio);
     const nr = folioNrPages(k, folio);
@@ -79,20 +79,40 @@ function* undoAt(
     if (!whole && !split) kept.add(folio);
     folioUnlock(k, folio);
     folioPut(k, folio);
-    if (!split) return;
+    if (!split) return true;
   }
 }
 
-/** Slots of pages in [first, end) that are swapped out are nobody's. @returns how many there were */
-const undoSwapped = (k: Kernel, mapping: AddressSpace, first: number, end: number): number => {
-  let found = 0;
-  for (const [pgoff, slot] of [...mapping.swapped]) {
-    if (pgoff < first || pgoff >= end) continue;
-    mapDelete(mapping.swapped, pgoff);
-    freeSwapAndCache(k, slot);
-    found++;
+/**
+ * Whatever is at an offset goes, as a page or as the slot that it has been swapped out to: it may become
+ * the other while it is waited for. @returns false: there was nothing, or nothing that can go
+ */
+function* undoEntry(
+  k: Kernel,
+  mapping: AddressSpace,
+  pgoff: number,
+  first: number,
+  end: number,
+  kept: Set<number>,
+): Path<boolean> {
+  for (;;) {
+    const slot = mapping.swapped.get(pgoff);
+    if (slot !== undefined) {
+      mapDelete(mapping.swapped, pgoff);
+      freeSwapAndCache(k, slot);
+      return true;
+    }
+    const page = mapping.pages.get(pgoff);
+    if (page === undefined || kept.has(folioOf(k, page))) return false;
+    if (yield* undoAt(k, mapping, pgoff, first, end, kept)) return true;
   }
-  return found;
+}
+
+/** Offsets in [first, end) at which there is something, in memory or swapped out, in order. */
+const entryOffsets = (mapping: AddressSpace, first: number, end: number): number[] => {
+  const swapped = [...mapping.swapped.keys()].filter((pgoff) => pgoff >= first && pgoff < end);
+  const cached = cachedOffsets(mapping, first, end);
+  return swapped.length === 0 ? cached : [...cached, ...swapped].sort((a, b) => a - b);
 };
 
 /**
@@ -114,14 +134,9 @@ function* undoRange(
   const kept = new Set<number>();
   for (;;) {
     let found = 0;
-    for (const pgoff of cachedOffsets(mapping, first, end)) {
-      const page = mapping.pages.get(pgoff);
-      if (page === undefined || kept.has(folioOf(k, page))) continue;
-      yield* undoAt(k, mapping, pgoff, first, end, kept);
-      found++;
-    }
-    found += undoSwapped(k, mapping, first, end);
-    // A page may have been on its way to swap, or back, while the rest was gone over.
+    for (const pgoff of entryOffsets(mapping, first, end))
+      if (yield* undoEntry(k, mapping, pgoff, first, end, kept)) found++;
+    // A page may have come back from somebody who had found it before.
     if (found === 0 || Number.isFinite(end)) return 0;
   }
 }
