@@ -2,10 +2,18 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
 import { EAGAIN, EBUSY, EINVAL, ENOMEM } from '../../mm/errno.ts';
-import { folioGet, folioOrder, folioPut, folioTestDirty } from '../../mm/folio/folio.ts';
+import {
+  folioGet,
+  folioOrder,
+  folioPut,
+  folioTestDirty,
+  folioTrylock,
+  folioUnlock,
+} from '../../mm/folio/folio.ts';
 import { mappingPut } from '../../mm/fs/mapping.ts';
 import { secretmemCreate } from '../../mm/fs/secretmem.ts';
 import { shmemCreate, shmemRead } from '../../mm/fs/shmem.ts';
+import { shmemPunchHole } from '../../mm/fs/shmem-range.ts';
 import { pinUserPagesFast } from '../../mm/gup/fast.ts';
 import { FOLL_WRITE } from '../../mm/gup/flags.ts';
 import { memfdPinFolios } from '../../mm/gup/memfd.ts';
@@ -227,6 +235,23 @@ describe('two faults at once', () => {
     const second = loadPath(k, other, theirs);
     stepTo(k, second, YP_WAIT);
     expect([finish(first), finish(second), k.state.stat.pswpin]).toEqual([42, 42, 1]);
+    quiet();
+  });
+});
+
+describe('a hole in a file whose pages come and go', () => {
+  it('takes a page that was swapped out when it began, and is back when its turn comes: shmem_undo_range()', () => {
+    store(k, mm, hva + PAGE_SIZE, 43);
+    expect(swapOut(1)).toBe(0);
+    const first = file.pages.get(0) ?? -1;
+    expect(folioTrylock(k, first)).toBe(true);
+    const punching = shmemPunchHole(k, file, 0, 2 * PAGE_SIZE);
+    expect(punching.next().value).toBe(YP_WAIT);
+    expect(load(k, mm, hva + PAGE_SIZE)).toBe(43);
+    folioUnlock(k, first);
+    expect(finish(punching)).toBe(0);
+    expect([load(k, mm, hva), load(k, mm, hva + PAGE_SIZE)]).toEqual([0, 0]);
+    expect(usedSlots()).toBe(0);
     quiet();
   });
 });
