@@ -50,6 +50,7 @@ import {
   pageAt,
   RW,
   type World,
+  settled,
 } from './support.ts';
 
 const AT = 0x1000_0000;
@@ -84,8 +85,6 @@ const map = (
   lenBytes: number,
   { flags = MAP_SHARED, hva = AT, pgoff = 0 } = {},
 ): number => drive(mmap(p.k, p.mm, { hva, lenBytes, prot: RW, flags, mapping, pgoff }));
-
-const quiet = ({ w }: DevDax): void => assertKernel(w.k, { quiescent: true });
 
 describe('mmap() of a device-dax file', () => {
   it('is shared only', () => {
@@ -130,7 +129,7 @@ describe('a page of a device-dax file', () => {
     expect(pageAt(d.p, AT)).toBe(d.first);
     drive(munmap(d.w.k, d.p.mm, AT, PAGE_SIZE));
     expect(folioRefCount(d.w.k, d.first)).toBe(1);
-    quiet(d);
+    settled(d.w);
   });
 
   it('is zeroes at first, and keeps its bytes from one mapping to the next', () => {
@@ -140,7 +139,7 @@ describe('a page of a device-dax file', () => {
     drive(munmap(d.w.k, d.p.mm, AT, 8 * PAGE_SIZE));
     map(d.p, d.file, 8 * PAGE_SIZE);
     expect(d.p.load32(AT + PAGE_SIZE)).toBe(6);
-    quiet(d);
+    settled(d.w);
   });
 
   it('read first is writable without another fault: nobody keeps track of its dirt', () => {
@@ -151,7 +150,7 @@ describe('a page of a device-dax file', () => {
     expect(d.w.k.state.stat.pgfault - pgfault).toBeLessThanOrEqual(1);
     expect(pteWrite(entryAt(d.p, AT))).toBe(true);
     expect(pteDirty(entryAt(d.p, AT))).toBe(true);
-    quiet(d);
+    settled(d.w);
   });
 
   it('is found by the rmap in every address space', () => {
@@ -163,7 +162,7 @@ describe('a page of a device-dax file', () => {
     expect(d.p.load32(AT)).toBe(2);
     expect(pageMapcount(d.w.k, d.first)).toBe(2);
     exit(child);
-    quiet(d);
+    settled(d.w);
   });
 
   it('neither migrates nor goes: a device-dax file is not truncated', () => {
@@ -172,7 +171,7 @@ describe('a page of a device-dax file', () => {
     expect(drive(migrateFolio(d.w.k, d.first))).toBeLessThan(0);
     expect(drive(fileTruncate(d.w.k, d.file, 0))).toBe(-EINVAL);
     expect(drive(filePunchHole(d.w.k, d.file, 0, PAGE_SIZE))).toBe(-EINVAL);
-    quiet(d);
+    settled(d.w);
   });
 
   it('is explained: the driver, the entry, nothing else', () => {
@@ -200,7 +199,7 @@ describe('FOLL_LONGTERM on device-dax is allowed (1.8)', () => {
       unpinUserPages(d.w.k, pages, 4);
       unpinUserPages(d.w.k, again, 4);
       expect(folioRefCount(d.w.k, d.first)).toBe(2);
-      quiet(d);
+      settled(d.w);
     });
 
   it('a pin outlives the mapping, the process and the file', () => {
@@ -213,7 +212,7 @@ describe('FOLL_LONGTERM on device-dax is allowed (1.8)', () => {
     expect(folioRefCount(d.w.k, d.first)).toBe(1 + 1024);
     expect(d.w.k.memory.i32[d.w.k.memory.pageOffset(d.first) >> 2]).toBe(9);
     unpinUserPages(d.w.k, pages, 1);
-    quiet(d);
+    settled(d.w);
   });
 
   it('so a memory region of RDMA can be registered', () => {
@@ -222,7 +221,7 @@ describe('FOLL_LONGTERM on device-dax is allowed (1.8)', () => {
     if (typeof umem === 'number') throw new Error(`ibUmemGet: ${umem}`);
     expect(umem.nrPages).toBe(8);
     drive(ibUmemRelease(d.w.k, umem));
-    quiet(d);
+    settled(d.w);
   });
 
   it('beyond the end there is nothing to pin', () => {
@@ -251,7 +250,7 @@ describe('unbinding the device', () => {
     exit(d.p);
     drive(mappingPut(k, d.file));
     expect(nrFreePages(k)).toBeGreaterThanOrEqual(free + 8);
-    quiet(d);
+    settled(d.w);
   });
 
   it('a page that has lost the driver’s reference is reported', () => {

@@ -36,7 +36,7 @@ import {
 } from '#mm';
 import { contents, dioWorld, mapShared } from './dio-world.ts';
 import { createHugeWorld, mapHuge } from './hugetlb-world.ts';
-import { expectNothingHeld, pattern, pinsLive } from './iov-world.ts';
+import { expectNothingHeld, pattern } from './iov-world.ts';
 import {
   createProcess,
   createWorld,
@@ -45,6 +45,7 @@ import {
   pageAt,
   stepTo,
   type World,
+  pinsLive,
 } from './support.ts';
 
 /** A read or write of one page that is in flight, and how it goes on. */

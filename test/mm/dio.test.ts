@@ -53,8 +53,8 @@ import {
 } from './dio-world.ts';
 import { folioClearFlags } from '../../mm/folio/folio.ts';
 import { PG_DIRTY } from '../../mm/frames/table.ts';
-import { expectNothingHeld, pattern, peek, pinsLive } from './iov-world.ts';
-import { entryAt, mapAnon, pageAt, stepTo } from './support.ts';
+import { expectNothingHeld, pattern, peek } from './iov-world.ts';
+import { entryAt, mapAnon, pageAt, stepTo, pinsLive } from './support.ts';
 
 /** Everything is in order, and nobody holds anything. */
 const expectSound = (d: DioWorld): void => {

@@ -1,7 +1,8 @@
 /** Memory that breaks under a page of a file on a device (mm/memory-failure.c: me_pagecache_clean(), me_pagecache_dirty()). */
 import { describe, expect, it } from 'vitest';
 import { drive, EHWPOISON, EIO, MAP_PRIVATE, memoryFailure, vfsFsync } from '#mm';
-import { cached, mapOf, onDevice, quiet, sync, withFile } from './file-world.ts';
+import { cached, onDevice, quiet, sync, withFile } from './file-world.ts';
+import { mapOf } from './support.ts';
 
 describe('memory_failure() of a cached page', () => {
   it('a clean one is read again: nobody notices', () => {

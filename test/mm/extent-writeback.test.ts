@@ -50,8 +50,7 @@ import {
   dirtyBehind,
   pinned,
 } from './extent-support.ts';
-import { mapOf } from './file-world.ts';
-import { createProcess, stepTo } from './support.ts';
+import { createProcess, stepTo, mapOf } from './support.ts';
 
 describe('a page that was dirtied behind the back of the file system (2.6, S9)', () => {
   it('is counted and named, and gets a block if there is one', () => {

@@ -1,6 +1,6 @@
 /** What the tests of files that are written back share: a device, a file system on it, a process that maps a file. */
 import { PAGE_SIZE } from '#emu';
-import { type AddressSpace, assertKernel, drive, type HostProcess, MAP_SHARED, mmap } from '#mm';
+import { type AddressSpace, drive, type HostProcess } from '#mm';
 import { blockDeviceCreate } from '../../mm/block/device.ts';
 import { blockBytes } from '../../mm/block/media.ts';
 import type { BlockDevice } from '../../mm/block/state.ts';
@@ -12,7 +12,7 @@ import { blockAt } from '../../mm/fs/extent/extents.ts';
 import { extentCreate } from '../../mm/fs/extent/inode.ts';
 import { extentMkfs, type MkfsOptions } from '../../mm/fs/extent/mount.ts';
 import type { ExtentFs, ExtentInode } from '../../mm/fs/extent/state.ts';
-import { createProcess, createWorld, RW, type World } from './support.ts';
+import { createProcess, createWorld, type World, mapOf, settled } from './support.ts';
 
 export interface FileWorld {
   w: World;
@@ -24,17 +24,6 @@ export interface FileWorld {
   /** All of the file, mapped shared. */
   hva: number;
 }
-
-/** Maps all of a file, or `nr` pages. */
-export const mapOf = (
-  p: HostProcess,
-  mapping: AddressSpace,
-  { flags = MAP_SHARED, prot = RW, nr = mapping.nrPages, pgoff = 0 } = {},
-): number => {
-  const at = drive(mmap(p.k, p.mm, { lenBytes: nr * PAGE_SIZE, prot, flags, mapping, pgoff }));
-  if (at < 0) throw new Error(`mmap: ${at}`);
-  return at;
-};
 
 /** A page of bytes that begin with a word. */
 export const pageOfBytes = (word: number, lenBytes = PAGE_SIZE): Uint8Array => {
@@ -89,5 +78,4 @@ export const isDirty = (fw: FileWorld, pgoff: number): boolean =>
   folioTestDirty(fw.w.k, cached(fw, pgoff));
 
 /** All invariants hold, and nobody is on his way. */
-export const quiet = ({ w }: FileWorld, gets = 0): void =>
-  assertKernel(w.k, { quiescent: true, gets });
+export const quiet = ({ w }: FileWorld, gets = 0): void => settled(w, gets);

@@ -62,9 +62,7 @@ import {
   powerFail,
   wordOf,
 } from './dax-world.ts';
-import { exit, pageAt, stepTo } from './support.ts';
-
-const quiet = ({ k }: DaxWorld): void => assertKernel(k, { quiescent: true });
+import { exit, pageAt, stepTo, settled } from './support.ts';
 
 const pinFast = ({ k, p }: DaxWorld, pgoff: number, flags: number, pages: Int32Array): number =>
   drive(pinUserPagesFast(k, p.mm, AT + pgoff * PAGE_SIZE, pages.length, flags, pages));
@@ -102,7 +100,7 @@ describe('GUP on a DAX file (1.3, 1.4)', () => {
     expect(folioRefCount(d.k, pages[0] ?? 0)).toBe(1 + 2 * 1024);
     unpinUserPages(d.k, pages, 2);
     unpinUserPages(d.k, again, 2);
-    quiet(d);
+    settled(d);
   });
 
   it('a plain reference is allowed as well', () => {
@@ -112,7 +110,7 @@ describe('GUP on a DAX file (1.3, 1.4)', () => {
     expect(drive(gupTestGetFast(d.k, d.p.mm, AT, 1, 0, pages))).toBe(1);
     expect(folioRefCount(d.k, pages[0] ?? 0)).toBe(2);
     gupTestPut(d.k, pages, 1);
-    quiet(d);
+    settled(d);
   });
 
   it('what a device writes through the pin the process, read() and the medium have', () => {
@@ -125,7 +123,7 @@ describe('GUP on a DAX file (1.3, 1.4)', () => {
     const bytes = new Uint8Array(4);
     drive(fileRead(d.k, d.file, 2 * PAGE_SIZE, bytes));
     expect(wordOf(bytes)).toBe(77);
-    quiet(d);
+    settled(d);
   });
 
   it('a hole that is pinned for reading is the zero page, whose pins count nothing', () => {
@@ -134,7 +132,7 @@ describe('GUP on a DAX file (1.3, 1.4)', () => {
     expect(drive(pinUserPagesUnlocked(d.k, d.p.mm, AT, 1, 0, pages))).toBe(1);
     expect(pages[0]).toBe(d.k.state.zeroPage);
     unpinUserPages(d.k, pages, 1);
-    quiet(d);
+    settled(d);
   });
 
   it('a read-only pin of a private mapping takes the block, a write one the copy', () => {
@@ -149,7 +147,7 @@ describe('GUP on a DAX file (1.3, 1.4)', () => {
     expect(pages[0]).toBe(pageAt(d.p, AT));
     expect(pages[0]).not.toBe(blockPage(d, 0));
     unpinUserPages(d.k, pages, 1);
-    quiet(d);
+    settled(d);
   });
 
   it('every reference of a block is explained: entries and holds, and no cache', () => {
@@ -163,7 +161,7 @@ describe('GUP on a DAX file (1.3, 1.4)', () => {
     expect(holds.map(({ user }) => user)).toEqual(['dma-engine']);
     expect(unexplained).toEqual({ pins: 0, references: 0 });
     unpinUserPages(d.k, pages, 1);
-    quiet(d);
+    settled(d);
   });
 
   it('a block is never migrated: it is where it is', () => {
@@ -171,7 +169,7 @@ describe('GUP on a DAX file (1.3, 1.4)', () => {
     d.p.load32(AT);
     expect(drive(migrateFolio(d.k, blockPage(d, 0)))).toBeLessThan(0);
     expect(pageAt(d.p, AT)).toBe(blockPage(d, 0));
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -196,13 +194,13 @@ describe('FOLL_LONGTERM on a DAX file (1.8)', () => {
         );
         if (flags === 'private' && write !== 0) unpinUserPages(d.k, pages, 2);
         expect(drive(pinUserPagesUnlocked(d.k, d.p.mm, AT, 2, all, pages))).toBe(-EOPNOTSUPP);
-        quiet(d);
+        settled(d);
       });
 
   it('so fixed buffers of io_uring cannot be DAX', () => {
     const d = daxWorld();
     expect(drive(ioUringRegisterBuffer(d.k, d.p.mm, AT, PAGE_SIZE))).toBe(-EOPNOTSUPP);
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -229,7 +227,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     drive(unpinUserPagesDirtyLock(d.k, pages, 1, true));
     expect(finish(d, truncation)).toBe(0);
     expect(blockPage(d, 2)).toBe(-1);
-    quiet(d);
+    settled(d);
   });
 
   it('it goes on when the pin goes, and not before; the next fault is SIGBUS (I14)', () => {
@@ -238,7 +236,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     expect(finish(d, truncation)).toBe(0);
     expect(d.p.load32(AT + 2 * PAGE_SIZE)).toBe(-EFAULT);
     expect(d.p.load32(AT + PAGE_SIZE)).toBe(101);
-    quiet(d);
+    settled(d);
   });
 
   it('no other file gets the block while somebody holds it, however full the file system is', () => {
@@ -256,7 +254,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     drive(fileRead(d.k, other, 1 << 22, bytes));
     expect(wordOf(bytes)).toBe(1);
     drive(mappingPut(d.k, other));
-    quiet(d);
+    settled(d);
   });
 
   it('a fault may map the page again while it waits: it is unmapped once more', () => {
@@ -267,7 +265,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     expect(step(d, truncation).done).toBe(false);
     expect(finish(d, truncation)).toBe(0);
     expect(d.p.load32(AT + 2 * PAGE_SIZE)).toBe(-EFAULT);
-    quiet(d);
+    settled(d);
   });
 
   it('a plain reference is waited for just the same', () => {
@@ -279,7 +277,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     stepTo(d.k, truncation, YP_LAYOUT_BREAK);
     gupTestPut(d.k, pages, 1);
     expect(finish(d, truncation)).toBe(0);
-    quiet(d);
+    settled(d);
   });
 
   it('a signal ends the wait: the file is as long as it was', () => {
@@ -291,7 +289,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     expect(d.file.inode?.sizeBytes).toBe(4 * PAGE_SIZE);
     expect(d.p.load32(AT + 2 * PAGE_SIZE)).toBe(102);
     unpinUserPages(d.k, pages, 1);
-    quiet(d);
+    settled(d);
   });
 
   it('a page of the file that stays is not waited for', () => {
@@ -300,7 +298,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     pinFast(d, 0, FOLL_WRITE, pages);
     expect(drive(fileTruncate(d.k, d.file, PAGE_SIZE))).toBe(0);
     unpinUserPages(d.k, pages, 1);
-    quiet(d);
+    settled(d);
   });
 
   it('a page that the end cuts is zeroed behind it, and stays with whoever holds it', () => {
@@ -312,7 +310,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     expect(d.p.load32(AT + PAGE_SIZE)).toBe(101);
     expect(d.p.load32(AT + PAGE_SIZE + 100)).toBe(0);
     unpinUserPages(d.k, pages, 1);
-    quiet(d);
+    settled(d);
   });
 
   it('punching a hole waits as well', () => {
@@ -325,7 +323,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     unpinUserPages(d.k, pages, 1);
     expect(finish(d, punch)).toBe(0);
     expect(d.p.load32(AT + PAGE_SIZE)).toBe(0);
-    quiet(d);
+    settled(d);
   });
 
   it('the last put of an unlinked file waits for whoever still holds a page of it', () => {
@@ -340,7 +338,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     assertKernel(d.k);
     unpinUserPages(d.k, pages, 1);
     finish(d, put);
-    quiet(d);
+    settled(d);
   });
 
   it('who is waited for is known by name', () => {
@@ -356,7 +354,7 @@ describe('breaking a layout (1.8): truncation waits until nobody holds the page'
     expect(busy[0]?.holders.join()).toContain('dma-engine');
     unpinUserPages(d.k, pages, 1);
     finish(d, truncation);
-    quiet(d);
+    settled(d);
   });
 
   it('without the wait the sanitizer finds a block that is held and nobody’s', () => {
@@ -380,7 +378,7 @@ describe('GUP-fast against a truncation', () => {
     stepTo(d.k, pin, YP_GUP_FAST_READ);
     expect(drive(fileTruncate(d.k, d.file, 0))).toBe(0);
     expect(finish(d, pin)).toBe(-EFAULT);
-    quiet(d);
+    settled(d);
   });
 
   it('a pin that was counted before the entry was cleared is given back, and truncation goes on', () => {
@@ -400,7 +398,7 @@ describe('GUP-fast against a truncation', () => {
         if (result?.done === true) outcomes[which] = result.value;
       });
     expect(outcomes).toEqual([0, -EFAULT]);
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -440,6 +438,6 @@ describe('broken memory', () => {
     expect(drive(memoryFailure(d.k, blockPage(d, 0)))).toBe(-EBUSY);
     expect(drive(memoryFailure(d.k, blockPage(d, 1)))).toBe(-EBUSY);
     expect(d.p.load32(AT)).toBe(100);
-    quiet(d);
+    settled(d);
   });
 });

@@ -29,9 +29,7 @@ import {
 import { describe, expect, it } from 'vitest';
 import { rng } from '../support/rng.ts';
 import { AT, type DaxWorld, daxWorld, mapFile, pageOf } from './dax-world.ts';
-import { createProcess, entryAt, exit, interleave, stepTo } from './support.ts';
-
-const quiet = ({ k }: DaxWorld): void => assertKernel(k, { quiescent: true });
+import { createProcess, entryAt, exit, interleave, stepTo, settled } from './support.ts';
 
 /** Another process that maps the same file. */
 const second = (d: DaxWorld, nrPages: number): HostProcess => {
@@ -53,7 +51,7 @@ describe('a store while its page is flushed', () => {
     expect(d.file.dax?.dirty.size).toBe(0);
     expect(drive(store)).toBe(0);
     expect(d.file.dax?.dirty.size).toBe(1);
-    quiet(d);
+    settled(d);
   });
 
   it('through an entry of another process is in the flush or after it, and never forgotten', () => {
@@ -66,7 +64,7 @@ describe('a store while its page is flushed', () => {
     other.store32(AT, 3);
     expect(pteWrite(entryAt(d.p, AT))).toBe(false);
     expect(d.file.dax?.dirty.size).toBe(1);
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -83,7 +81,7 @@ describe('two first touches of one page', () => {
     drive(next);
     expect(d.fs.nrFree).toBe(free - 1);
     expect([d.p.load32(AT), d.p.load32(AT + 4)]).toEqual([1, 2]);
-    quiet(d);
+    settled(d);
   });
 
   it('a read that comes while a block is chosen finds the block, not the hole', () => {
@@ -96,7 +94,7 @@ describe('two first touches of one page', () => {
     drive(store);
     expect(drive(load)).toBe(1);
     expect(pteSpecial(entryAt(other, AT))).toBe(false);
-    quiet(d);
+    settled(d);
   });
 
   it('write() into a hole that is being read leaves nobody with the zero page', () => {
@@ -114,7 +112,7 @@ describe('two first touches of one page', () => {
       ];
       interleave(d.k, paths, rng(seed));
       expect([d.p.load32(AT), other.load32(AT)]).toEqual([7, 7]);
-      quiet(d);
+      settled(d);
     }
   });
 });
@@ -130,7 +128,7 @@ describe('a fault against truncation', () => {
     expect(drive(truncation)).toBe(0);
     expect(d.p.load32(AT + 2 * PAGE_SIZE)).toBe(-EFAULT);
     expect(d.file.inode?.extents).toEqual([]);
-    quiet(d);
+    settled(d);
   });
 
   it('one that comes later waits, and is SIGBUS', () => {
@@ -143,7 +141,7 @@ describe('a fault against truncation', () => {
     d.file.invalidateLock.writer = false;
     drive(fileTruncate(d.k, d.file, 0));
     expect(drive(load)).toBe(-EFAULT);
-    quiet(d);
+    settled(d);
   });
 
   it('fsync() of what is being cut off ends, and so does the truncation', () => {
@@ -155,7 +153,7 @@ describe('a fault against truncation', () => {
     expect(truncation.next().value).toBe(YP_WAIT);
     expect(drive(sync)).toBe(0);
     expect(drive(truncation)).toBe(0);
-    quiet(d);
+    settled(d);
   });
 
   it('fsync() waits for the journal without the pages: a store goes on meanwhile', () => {
@@ -166,7 +164,7 @@ describe('a fault against truncation', () => {
     expect(d.p.store32(AT, 2)).toBe(0);
     expect(drive(sync)).toBe(0);
     expect(d.file.dax?.dirty.size).toBe(1);
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -219,10 +217,10 @@ describe('pins, stores, truncation, holes and fsync() at the same time, by a see
     }
     interleave(d.k, [pinner(d.p), pinner(other), cpu(d.p), cpu(other), files()], random);
     drive(vfsFsync(d.k, d.file));
-    quiet(d);
+    settled(d);
     exit(d.p);
     exit(other);
-    quiet(d);
+    settled(d);
   };
 
   it('everybody ends, and frames, entries and blocks agree, 10 times', () => {

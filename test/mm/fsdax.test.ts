@@ -1,7 +1,6 @@
 /** Files of a DAX file system: mappings show the blocks. Compare fs/dax.c. */
 import { PAGE_SIZE } from '#emu';
 import {
-  assertKernel,
   drive,
   EFAULT,
   ENOSPC,
@@ -36,9 +35,7 @@ import {
   powerFail,
   wordOf,
 } from './dax-world.ts';
-import { createProcess, entryAt, exit, forked, pageAt } from './support.ts';
-
-const quiet = ({ k }: DaxWorld): void => assertKernel(k, { quiescent: true });
+import { createProcess, entryAt, exit, forked, pageAt, settled } from './support.ts';
 
 describe('a read fault on a DAX file', () => {
   it('maps the block itself: what a process loads is the device’s memory', () => {
@@ -46,7 +43,7 @@ describe('a read fault on a DAX file', () => {
     expect(d.p.load32(AT + 3 * PAGE_SIZE)).toBe(103);
     expect(pageAt(d.p, AT + 3 * PAGE_SIZE)).toBe(blockPage(d, 3));
     expect(d.file.pages.size).toBe(0);
-    quiet(d);
+    settled(d);
   });
 
   it('leaves the entry read-only and the block with one reference, that of the entry', () => {
@@ -56,7 +53,7 @@ describe('a read fault on a DAX file', () => {
     expect(folioRefCount(d.k, blockPage(d, 0))).toBe(1);
     expect(folioRefCount(d.k, blockPage(d, 1))).toBe(0);
     expect(d.file.dax?.dirty.size).toBe(0);
-    quiet(d);
+    settled(d);
   });
 
   it('maps the zero page where the file has a hole, and no block is allocated', () => {
@@ -66,7 +63,7 @@ describe('a read fault on a DAX file', () => {
     expect(ptePage(entryAt(d.p, AT))).toBe(d.k.state.zeroPage);
     expect(pteSpecial(entryAt(d.p, AT))).toBe(true);
     expect(d.fs.nrFree).toBe(free);
-    quiet(d);
+    settled(d);
   });
 
   it('beyond the end of the file is SIGBUS', () => {
@@ -74,7 +71,7 @@ describe('a read fault on a DAX file', () => {
     drive(fileTruncate(d.k, d.file, PAGE_SIZE + 5));
     expect(d.p.load32(AT + PAGE_SIZE)).toBe(101);
     expect(d.p.load32(AT + 2 * PAGE_SIZE)).toBe(-EFAULT);
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -88,7 +85,7 @@ describe('a write fault on a shared mapping (1.7, 1.8)', () => {
     expect(pteDirty(entryAt(d.p, AT))).toBe(true);
     expect([...(d.file.dax?.dirty.keys() ?? [])]).toEqual([0]);
     expect(d.file.inode?.reserved.get(0)).toBe('mapped');
-    quiet(d);
+    settled(d);
   });
 
   it('never makes the folio dirty: it is what it would be written to', () => {
@@ -98,7 +95,7 @@ describe('a write fault on a shared mapping (1.7, 1.8)', () => {
     drive(munmap(d.k, d.p.mm, AT, 8 * PAGE_SIZE));
     expect(folioTestDirty(d.k, blockPage(d, 0))).toBe(false);
     expect(folioRefCount(d.k, blockPage(d, 0))).toBe(0);
-    quiet(d);
+    settled(d);
   });
 
   it('allocates the block of a hole, of zeroes', () => {
@@ -109,7 +106,7 @@ describe('a write fault on a shared mapping (1.7, 1.8)', () => {
     expect(blockPage(d, 1)).toBeGreaterThan(0);
     expect(d.p.load32(AT + PAGE_SIZE)).toBe(0);
     expect(d.p.load32(AT + PAGE_SIZE + 8)).toBe(9);
-    quiet(d);
+    settled(d);
   });
 
   it('takes the zero page away from everybody who has read the hole', () => {
@@ -121,7 +118,7 @@ describe('a write fault on a shared mapping (1.7, 1.8)', () => {
     d.p.store32(AT, 5);
     expect(entryAt(other, AT)).toBe(0);
     expect(other.load32(AT)).toBe(5);
-    quiet(d);
+    settled(d);
   });
 
   it('is SIGBUS where the file system is full, and the hole stays', () => {
@@ -134,7 +131,7 @@ describe('a write fault on a shared mapping (1.7, 1.8)', () => {
     expect(d.p.load32(AT)).toBe(0);
     expect(d.file.inode?.reserved.size).toBe(0);
     expect(drive(fileWrite(d.k, d.file, 0, pageOf(1)))).toBe(-ENOSPC);
-    quiet(d);
+    settled(d);
   });
 
   it('after mprotect() asks again only where the entry lost its W', () => {
@@ -145,7 +142,7 @@ describe('a write fault on a shared mapping (1.7, 1.8)', () => {
     drive(mprotect(d.k, d.p.mm, AT, PAGE_SIZE, 3));
     expect(d.p.store32(AT, 3)).toBe(0);
     expect(pageAt(d.p, AT)).toBe(blockPage(d, 0));
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -167,7 +164,7 @@ describe('a private mapping of a DAX file', () => {
     const bytes = new Uint8Array(4);
     drive(fileRead(d.k, d.file, 0, bytes));
     expect(wordOf(bytes)).toBe(100);
-    quiet(d);
+    settled(d);
   });
 
   it('copies at the first write without mapping the block before, and leaves no entry', () => {
@@ -177,7 +174,7 @@ describe('a private mapping of a DAX file', () => {
     expect(folioRefCount(d.k, blockPage(d, 1))).toBe(0);
     expect(d.file.dax?.entries.has(1)).toBe(false);
     expect(d.p.mm.rssAnon).toBe(1);
-    quiet(d);
+    settled(d);
   });
 
   it('of a hole copies zeroes', () => {
@@ -185,7 +182,7 @@ describe('a private mapping of a DAX file', () => {
     d.p.store32(AT, 1);
     expect(d.p.load32(AT + 4)).toBe(0);
     expect(d.file.inode?.extents).toEqual([]);
-    quiet(d);
+    settled(d);
   });
 
   it('keeps its copies when a hole is punched, and loses them by truncation', () => {
@@ -195,7 +192,7 @@ describe('a private mapping of a DAX file', () => {
     expect(d.p.load32(AT)).toBe(1);
     drive(fileTruncate(d.k, d.file, 0));
     expect(d.p.load32(AT)).toBe(-EFAULT);
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -211,7 +208,7 @@ describe('fork and exit', () => {
     exit(child);
     exit(d.p);
     expect(folioRefCount(d.k, blockPage(d, 0))).toBe(0);
-    quiet(d);
+    settled(d);
   });
 
   it('the last user of an unlinked file frees its blocks', () => {
@@ -219,7 +216,7 @@ describe('fork and exit', () => {
     d.p.store32(AT, 1);
     exit(d.p);
     drive(mappingPut(d.k, d.file));
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -229,7 +226,7 @@ describe('read() and write() of a DAX file', () => {
     d.p.load32(AT);
     drive(fileWrite(d.k, d.file, 0, pageOf(55)));
     expect(d.p.load32(AT)).toBe(55);
-    quiet(d);
+    settled(d);
   });
 
   it('write() into a hole takes the zero page away from whoever has read it', () => {
@@ -238,7 +235,7 @@ describe('read() and write() of a DAX file', () => {
     drive(fileWrite(d.k, d.file, 8, pageOf(3).subarray(0, 4)));
     expect(d.p.load32(AT + 8)).toBe(3);
     expect(d.p.load32(AT)).toBe(0);
-    quiet(d);
+    settled(d);
   });
 
   it('write() makes the file longer, with zeroes between', () => {
@@ -249,7 +246,7 @@ describe('read() and write() of a DAX file', () => {
     const bytes = new Uint8Array(4 * PAGE_SIZE);
     expect(drive(fileRead(d.k, d.file, 0, bytes))).toBe(3 * PAGE_SIZE + 3);
     expect(bytes.subarray(11, 3 * PAGE_SIZE + 1).every((byte) => byte === 0)).toBe(true);
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -264,7 +261,7 @@ describe('writeback of a DAX file (fs/dax.c:dax_writeback_mapping_range())', () 
     expect(d.file.inode?.reserved.size).toBe(0);
     d.p.store32(AT, 2);
     expect(d.file.dax?.dirty.size).toBe(1);
-    quiet(d);
+    settled(d);
   });
 
   it('of a range leaves the others as they are', () => {
@@ -272,7 +269,7 @@ describe('writeback of a DAX file (fs/dax.c:dax_writeback_mapping_range())', () 
     for (let i = 0; i < 4; i++) d.p.store32(AT + i * PAGE_SIZE, i);
     drive(writebackMapping(d.k, d.file, PAGE_SIZE, 3 * PAGE_SIZE));
     expect([...(d.file.dax?.dirty.keys() ?? [])].sort()).toEqual([0, 3]);
-    quiet(d);
+    settled(d);
   });
 });
 
@@ -328,7 +325,7 @@ describe('madvise() and holes', () => {
     expect(folioRefCount(d.k, blockPage(d, 0))).toBe(0);
     expect(d.file.dax?.dirty.has(0)).toBe(true);
     expect(d.p.load32(AT)).toBe(4);
-    quiet(d);
+    settled(d);
   });
 
   it('a punched hole reads as zeroes, and its blocks are free once that is committed', () => {
@@ -341,6 +338,6 @@ describe('madvise() and holes', () => {
     expect(d.fs.nrFree).toBe(free);
     drive(vfsFsync(d.k, d.file));
     expect(d.fs.nrFree).toBe(free + 2);
-    quiet(d);
+    settled(d);
   });
 });

@@ -11,9 +11,9 @@ import { createPolicy, type PolicyName } from '../../mm/policy.ts';
 import type { AddressSpace, Kernel, MmStruct } from '../../mm/types.ts';
 import { MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED } from '../../mm/vma/flags.ts';
 import { mmap } from '../../mm/vma/mmap.ts';
-import { forkMm, RW, stepTo } from './support.ts';
+import { forkMm, pinsLive, RW, stepTo } from './support.ts';
 
-export { forkMm, RW, stepTo };
+export { forkMm, pinsLive, RW, stepTo };
 
 export const createWorld = (policy: PolicyName = 'linux-7', ramBytes = 8 << 20): Kernel => {
   const k = createKernel({
@@ -86,9 +86,6 @@ export const byteOf = (k: Kernel, page: number, offset = 0): number =>
 
 /** Runs the rest of a stepped path, unwatched. */
 export const finish = <T>(path: Path<T>): T => drive(path);
-
-export const pinsLive = (k: Kernel): number =>
-  k.state.stat.nr_foll_pin_acquired - k.state.stat.nr_foll_pin_released;
 
 /** Violations with no path suspended. */
 export const violations = (k: Kernel, gets = 0): string[] =>

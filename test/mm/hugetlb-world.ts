@@ -2,7 +2,6 @@
 import { PAGE_SIZE } from '#emu';
 import {
   type AddressSpace,
-  assertKernel,
   drive,
   HUGETLB_ORDER_2M,
   type HostProcess,
@@ -17,9 +16,9 @@ import {
 import type { Hstate } from '../../mm/hugetlb/state.ts';
 import { leafLevel, leafWord, ptepGet, walkLeaf } from '../../mm/pgtable/walk.ts';
 import { ptePage, ptePresent } from '../../mm/pgtable/pte.ts';
-import { forked, createProcess, createWorld, RW, type World } from './support.ts';
+import { forked, createProcess, createWorld, RW, type World, settled } from './support.ts';
 
-export { forked };
+export { forked, settled };
 
 export const HUGE = 2 << 20;
 export const HUGE_NR = HUGE / PAGE_SIZE;
@@ -69,7 +68,7 @@ export const hugeFile = (w: World, nr: number): AddressSpace => {
   return mapping;
 };
 
-/** Maps all of a file, shared unless MAP_PRIVATE is given. */
+/** Maps all of a file, shared unless MAP_PRIVATE is given; its hva or -errno. */
 export const mapHugeFile = (
   p: HostProcess,
   mapping: AddressSpace,
@@ -89,9 +88,6 @@ export const folioAt = (p: HostProcess, hva: number): number => {
   const { entry } = leafAt(p, hva);
   return ptePresent(entry) ? ptePage(entry) : -1;
 };
-
-/** Nothing is wrong, with nobody in the middle of something. */
-export const settled = (w: World, gets = 0): void => assertKernel(w.k, { quiescent: true, gets });
 
 /** A parent with one written huge page, and a child that shares it; `left` pages are left over. */
 export const sharedPage = (

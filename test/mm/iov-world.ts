@@ -1,8 +1,8 @@
 /** What tests of iterators and direct I/O share: bytes that can be told apart, and who holds pages. */
 import { expect } from 'vitest';
 
-import { assertKernel, type HostProcess, type Kernel } from '#mm';
-import type { World } from './support.ts';
+import { assertKernel, type HostProcess } from '#mm';
+import { pinsLive, type World } from './support.ts';
 
 /** `n` bytes that are different from page to page and from one `salt` to the next. */
 export const pattern = (n: number, salt = 1): Uint8Array =>
@@ -14,10 +14,6 @@ export const peek = (p: HostProcess, hva: number, n: number): Uint8Array => {
   p.copyOut(hva, into);
   return into;
 };
-
-/** Pins that are live now. */
-export const pinsLive = ({ state }: Kernel): number =>
-  state.stat.nr_foll_pin_acquired - state.stat.nr_foll_pin_released;
 
 /** Nobody holds anything by GUP, by the records and by the counts. Provenance is on. */
 export const expectNothingHeld = ({ k }: World): void => {

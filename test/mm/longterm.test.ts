@@ -51,7 +51,16 @@ import { YP_LONGTERM_UNPINNED, YP_WAIT } from '../../mm/path.ts';
 import { LONGTERM_DRAINS, type LongtermDrain } from '../../mm/policy.ts';
 import { mmapRead } from '../../mm/vma/lock.ts';
 import { rng } from '../support/rng.ts';
-import { createProcess, interleave, mapAnon, pageAt, RW, stepTo, type World } from './support.ts';
+import {
+  createProcess,
+  interleave,
+  mapAnon,
+  pageAt,
+  RW,
+  stepTo,
+  type World,
+  pinsLive,
+} from './support.ts';
 import { checkStamps, createZonedWorld, heldByPipe, MIB, stamp } from './zone-world.ts';
 
 const W = FOLL_WRITE;
@@ -73,9 +82,6 @@ const inMovable = (nr: number, configure: (k: Kernel) => void = () => {}) => {
     Array.from({ length: nr }, (_, i) => pageZoneIndex(k, pageAt(p, at(i))));
   return { w, k, p, hva, at, nr, pages, pin, zones };
 };
-
-const pinsLive = ({ state: { stat } }: Kernel): number =>
-  stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
 
 describe('the predicate — folio_is_longterm_pinnable(), 1.8', () => {
   it('not in ZONE_MOVABLE, not in a pageblock of CMA, not in one that is isolated', () => {

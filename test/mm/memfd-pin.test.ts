@@ -29,7 +29,15 @@ import {
   poolState,
   settled,
 } from './hugetlb-world.ts';
-import { createProcess, createWorld, interleave, RW, stepTo, type World } from './support.ts';
+import {
+  createProcess,
+  createWorld,
+  interleave,
+  RW,
+  stepTo,
+  type World,
+  pinsLive,
+} from './support.ts';
 
 interface Pinned {
   n: number;
@@ -50,10 +58,6 @@ const pin = (
   return { n, folios, offset: offset.offset };
 };
 
-/** Live pins, as the counters have them. */
-const pinsLive = (w: World): number =>
-  w.k.state.stat.nr_foll_pin_acquired - w.k.state.stat.nr_foll_pin_released;
-
 describe('memfd_pin_folios() of shmem', () => {
   it('pins each page once, in order, and says where in the first one the range begins', () => {
     const w = createWorld();
@@ -70,7 +74,7 @@ describe('memfd_pin_folios() of shmem', () => {
     for (const folio of folios.subarray(0, 3)) expect(folioPinCount(w.k, folio)).toBe(1);
     assertKernel(w.k, { quiescent: true });
     unpinFolios(w.k, folios, 3);
-    expect(pinsLive(w)).toBe(0);
+    expect(pinsLive(w.k)).toBe(0);
   });
 
   it('fills holes: what is pinned is what a mapping finds', () => {
@@ -144,7 +148,7 @@ describe('memfd_pin_folios() refuses with -EINVAL', () => {
         none: null,
       };
       expect(pin(w, files[file] ?? null, start, end, max).n).toBe(-EINVAL);
-      expect(pinsLive(w)).toBe(0);
+      expect(pinsLive(w.k)).toBe(0);
     });
 
   it('a folio whose count would overflow; what was pinned before is given back', () => {
@@ -157,7 +161,7 @@ describe('memfd_pin_folios() refuses with -EINVAL', () => {
     refcount[third] = 0x7fff_ff00;
     expect(pin(w, mapping, 0, 3 * PAGE_SIZE - 1).n).toBe(-EINVAL);
     refcount[third] = before;
-    expect(pinsLive(w)).toBe(0);
+    expect(pinsLive(w.k)).toBe(0);
     settled(w);
   });
 });
@@ -204,7 +208,7 @@ describe('memfd_pin_folios() of hugetlbfs', () => {
     const w = createHugeWorld(1);
     const mapping = hugeFile(w, 2);
     expect(pin(w, mapping, 0, 2 * HUGE - 1).n).toBe(-ENOMEM);
-    expect(pinsLive(w)).toBe(0);
+    expect(pinsLive(w.k)).toBe(0);
     expect(mapping.pages.size).toBe(1);
     settled(w);
     const other = createHugeWorld(1);

@@ -30,17 +30,8 @@ import { YP_FAULT_DONE, YP_MKWRITE, YP_WRITEBACK_STARTED } from '../../mm/path.t
 import { MREMAP_MAYMOVE } from '../../mm/vma/flags.ts';
 import { changeProtNuma } from '../../mm/vma/change-protection.ts';
 import { clearRefsSoftDirty } from '../../mm/vma/soft-dirty.ts';
-import {
-  cached,
-  type FileWorld,
-  isDirty,
-  mapOf,
-  onDevice,
-  quiet,
-  sync,
-  withFile,
-} from './file-world.ts';
-import { createProcess, entryAt, forkMm, pageAt, RW, stepTo } from './support.ts';
+import { cached, type FileWorld, isDirty, onDevice, quiet, sync, withFile } from './file-world.ts';
+import { createProcess, entryAt, forkMm, pageAt, RW, stepTo, mapOf } from './support.ts';
 
 /** What an entry allows and says: `-`, `r`, `rd`, `rwd`, `rw`. */
 const entryOf = (p: HostProcess, hva: number): string => {

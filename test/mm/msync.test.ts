@@ -19,8 +19,8 @@ import {
 } from '#mm';
 import { blockAt } from '../../mm/fs/extent/extents.ts';
 import { YP_WRITEBACK_STARTED } from '../../mm/path.ts';
-import { isDirty, mapOf, onDevice, quiet, withFile } from './file-world.ts';
-import { mapAnon, stepTo } from './support.ts';
+import { isDirty, onDevice, quiet, withFile } from './file-world.ts';
+import { mapAnon, stepTo, mapOf } from './support.ts';
 
 describe('msync()', () => {
   it('MS_SYNC: the range is on the device, and durable; the rest stays dirty', () => {

@@ -61,6 +61,7 @@ import {
   RW,
   stepTo,
   type World,
+  settled,
 } from './support.ts';
 
 interface Odp {
@@ -94,8 +95,6 @@ const readWord = (k: Kernel, region: OdpRegion, pgoff: number): number => {
 const writeWord = (k: Kernel, region: OdpRegion, pgoff: number, value: number): number =>
   drive(odpWrite(k, region, AT + pgoff * PAGE_SIZE, pageOf(value).subarray(0, 4)));
 
-const quiet = (k: Kernel): void => assertKernel(k, { quiescent: true });
-
 describe('registering', () => {
   it('looks at nothing: memory that is mapped only later is as good', () => {
     const w = createWorld();
@@ -105,7 +104,7 @@ describe('registering', () => {
     mapAnon(p, 4, RW, AT);
     p.store32(AT, 5);
     expect(readWord(w.k, region, 0)).toBe(5);
-    quiet(w.k);
+    settled(w);
   });
 
   it('needs no RLIMIT_MEMLOCK and pins nothing', () => {
@@ -119,7 +118,7 @@ describe('registering', () => {
     expect(p.mm.pinnedVm).toBe(0);
     expect(folioRefCount(w.k, pageAt(p, AT))).toBe(1);
     expect(w.k.state.stat.nr_foll_pin_acquired).toBe(0);
-    quiet(w.k);
+    settled(w);
   });
 
   it('of nothing is -EINVAL, and releasing twice our own mistake', () => {
@@ -150,7 +149,7 @@ describe('the adapter’s faults', () => {
     expect(writeWord(k, region, 0, 3)).toBe(4);
     expect(region.faults).toBe(2);
     expect(p.load32(AT)).toBe(3);
-    quiet(k);
+    settled({ k });
   });
 
   it('end in error beyond the region, in a region for reading, and where the process may not write', () => {
@@ -169,7 +168,7 @@ describe('the adapter’s faults', () => {
     const bytes = new Uint8Array(4 * PAGE_SIZE).fill(9);
     expect(drive(odpWrite(k, region, AT + 8, bytes.subarray(8)))).toBe(2 * PAGE_SIZE - 8);
     expect(p.load8(AT + 2 * PAGE_SIZE - 1)).toBe(9);
-    quiet(k);
+    settled({ k });
   });
 
   it('prefetching enters what is there, and faults nothing in', () => {
@@ -182,7 +181,7 @@ describe('the adapter’s faults', () => {
     expect(drive(odpMapPages(k, region, AT, 5 * PAGE_SIZE, 0))).toBe(-EFAULT);
     const all = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
     expect(drive(odpMapPages(k, region, AT, 4 * PAGE_SIZE, all))).toBe(4);
-    quiet(k);
+    settled({ k });
   });
 });
 
@@ -204,7 +203,7 @@ describe('what takes a page from the adapter', () => {
       expect(readWord(o.k, o.region, 0)).toBe(after);
       assertKernel(o.k);
       drive(odpDeregister(o.k, o.region));
-      quiet(o.k);
+      settled(o);
     });
 
   it('what it has written is dirty when the entry goes', () => {
@@ -242,7 +241,7 @@ describe('what takes a page from the adapter', () => {
     expect(read.next().value).toBe(YP_WAIT);
     drive(zap);
     expect(drive(read)).toBe(4);
-    quiet(k);
+    settled({ k });
   });
 
   it('the sanitizer looks at the adapter’s table: I9, I10', () => {
@@ -259,7 +258,7 @@ describe('recipe 2.10: RDMA over DAX files', () => {
     expect(drive(ibUmemGet(k, p.mm, AT, 8 * PAGE_SIZE, true))).toBe(-EOPNOTSUPP);
     expect(drive(ibUmemGet(k, p.mm, AT, 8 * PAGE_SIZE, false))).toBe(-EOPNOTSUPP);
     expect(p.mm.pinnedVm).toBe(0);
-    quiet(k);
+    settled({ k });
   });
 
   it('over device-dax it is not', () => {
@@ -271,7 +270,7 @@ describe('recipe 2.10: RDMA over DAX files', () => {
     const umem = drive(ibUmemGet(w.k, p.mm, AT, 8 * PAGE_SIZE, true));
     if (typeof umem === 'number') throw new Error(`ibUmemGet: ${umem}`);
     drive(ibUmemRelease(w.k, umem));
-    quiet(w.k);
+    settled(w);
   });
 
   it('by on-demand paging the adapter reaches the blocks, and the file system knows of its writes', () => {
@@ -282,7 +281,7 @@ describe('recipe 2.10: RDMA over DAX files', () => {
     expect(d.file.dax?.dirty.has(3)).toBe(true);
     expect(d.p.load32(AT + 3 * PAGE_SIZE)).toBe(55);
     expect(folioRefCount(d.k, blockPage(d, 3))).toBe(1);
-    quiet(d.k);
+    settled(d);
   });
 
   it('truncation does not wait for it: the adapter faults again, gets an error, and writes to nobody’s block', () => {
@@ -307,7 +306,7 @@ describe('recipe 2.10: RDMA over DAX files', () => {
     drive(fileRead(d.k, other, pgoff * PAGE_SIZE, bytes));
     expect([...bytes]).toEqual([0xaa, 0xaa, 0xaa, 0xaa]);
     drive(mappingPut(d.k, other));
-    quiet(d.k);
+    settled(d);
   });
 
   it('a transfer that is under way when the file is cut off stops there', () => {
@@ -317,7 +316,7 @@ describe('recipe 2.10: RDMA over DAX files', () => {
     for (let i = 0; i < 4; i++) stepTo(d.k, transfer, YP_DMA_SUBMITTED);
     expect(drive(fileTruncate(d.k, d.file, 0))).toBe(0);
     expect(drive(transfer)).toBe(3 * PAGE_SIZE);
-    quiet(d.k);
+    settled(d);
   });
 
   it('a punched hole: the adapter reads zeroes, and its next write allocates a block', () => {
@@ -330,7 +329,7 @@ describe('recipe 2.10: RDMA over DAX files', () => {
     expect(writeWord(d.k, region, 1, 6)).toBe(4);
     expect(blockPage(d, 1)).toBeGreaterThan(0);
     expect(d.p.load32(AT + PAGE_SIZE)).toBe(6);
-    quiet(d.k);
+    settled(d);
   });
 
   it('fsync() takes the right to write away, so that the next write is flushed by the next fsync()', () => {
@@ -343,7 +342,7 @@ describe('recipe 2.10: RDMA over DAX files', () => {
     writeWord(d.k, region, 0, 2);
     expect(region.faults).toBe(faults + 1);
     expect(d.file.dax?.dirty.has(0)).toBe(true);
-    quiet(d.k);
+    settled(d);
   });
 });
 
@@ -378,7 +377,7 @@ describe('adapter, process and file system at the same time, by a seed', () => {
       yield* fileTruncate(d.k, d.file, 4 * PAGE_SIZE);
     }
     interleave(d.k, [device(), cpu(), files()], random);
-    quiet(d.k);
+    settled(d);
     // What the adapter writes now the process reads, and the other way round.
     expect(writeWord(d.k, region, 2, 4711)).toBe(4);
     expect(d.p.load32(AT + 2 * PAGE_SIZE)).toBe(4711);
@@ -386,7 +385,7 @@ describe('adapter, process and file system at the same time, by a seed', () => {
     expect(readWord(d.k, region, 3)).toBe(815);
     drive(odpDeregister(d.k, region));
     exit(d.p);
-    quiet(d.k);
+    settled(d);
   };
 
   it('every frame, entry and block agrees, 15 times', () => {

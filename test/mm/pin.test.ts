@@ -29,6 +29,7 @@ import { createKernel } from '../../mm/kernel.ts';
 import { drive, YP_WAIT } from '../../mm/path.ts';
 import { createPolicy } from '../../mm/policy.ts';
 import type { Kernel } from '../../mm/types.ts';
+import { pinsLive } from './support.ts';
 
 let k: Kernel;
 beforeEach(() => {
@@ -43,8 +44,6 @@ const small = (): number => allocPages(k, 0, GFP_KERNEL);
 /** A folio of four pages. */
 const large = (): number => folioAllocOrder(k, 2, GFP_KERNEL);
 const refs = (folio: number): number => k.state.frames.refcount[folio]!;
-const live = (): number => k.state.stat.nr_foll_pin_acquired - k.state.stat.nr_foll_pin_released;
-
 describe('reference and pin counting — 1.3', () => {
   it('a small folio: GET adds 1, PIN adds 1024', () => {
     const folio = small();
@@ -58,7 +57,7 @@ describe('reference and pin counting — 1.3', () => {
     gupPutFolio(k, folio, 1, FOLL_PIN);
     gupPutFolio(k, folio, 1, FOLL_GET);
     expect(refs(folio)).toBe(1);
-    expect(live()).toBe(0);
+    expect(pinsLive(k)).toBe(0);
   });
 
   it('a large folio: PIN adds 1 to refcount and to pincount, per page', () => {
@@ -67,11 +66,11 @@ describe('reference and pin counting — 1.3', () => {
     tryGrabFolio(k, folio, 3, FOLL_PIN);
     expect([refs(folio), k.state.frames.pincount[folio]]).toEqual([4, 3]);
     expect(folioMaybeDmaPinned(k, folio)).toBe(true);
-    expect(live()).toBe(3);
+    expect(pinsLive(k)).toBe(3);
     unpinUserPages(k, Int32Array.of(folio, folio + 1, folio + 3), 3);
     expect([refs(folio), k.state.frames.pincount[folio]]).toEqual([1, 0]);
     expect(folioMaybeDmaPinned(k, folio)).toBe(false);
-    expect(live()).toBe(0);
+    expect(pinsLive(k)).toBe(0);
   });
 
   it('neither GET nor PIN counts nothing', () => {
@@ -87,7 +86,7 @@ describe('reference and pin counting — 1.3', () => {
     expect(tryGrabFolioFast(k, zero, 1, FOLL_PIN)).toBe(zero);
     unpinUserPage(k, zero);
     expect(refs(zero)).toBe(before);
-    expect(live()).toBe(0);
+    expect(pinsLive(k)).toBe(0);
     tryGrabFolio(k, zero, 1, FOLL_GET);
     expect(refs(zero)).toBe(before + 1);
   });
@@ -152,7 +151,7 @@ describe('giving pins back — 1.3', () => {
     unpinUserPages(k, Int32Array.from(list), list.length);
     expect([a, b, c, d].map(pins)).toEqual([0, 0, 0, 0]);
     expect([a, b, c, d].map(refs)).toEqual([1, 1, 1, 1]);
-    expect(live()).toBe(0);
+    expect(pinsLive(k)).toBe(0);
   });
 
   it('a run ends where the folio ends, before and behind', () => {
@@ -169,9 +168,9 @@ describe('giving pins back — 1.3', () => {
     const folio = pinned(large(), 7);
     unpinUserFolio(k, folio, 4);
     unpinFolio(k, folio);
-    expect([pins(folio), refs(folio), live()]).toEqual([2, 3, 2]);
+    expect([pins(folio), refs(folio), pinsLive(k)]).toEqual([2, 3, 2]);
     unpinFolios(k, Int32Array.of(folio, -1, folio), 3);
-    expect([pins(folio), live()]).toEqual([0, 0]);
+    expect([pins(folio), pinsLive(k)]).toEqual([0, 0]);
   });
 
   it('unpin_user_pages_dirty_lock: each folio is dirty before its pins go, and the next is not yet touched', () => {
@@ -182,7 +181,7 @@ describe('giving pins back — 1.3', () => {
     expect([dirty(a), pins(a), dirty(b), pins(b)]).toEqual([true, 0, false, 1]);
     k.state.frames.flags[b]! &= ~PG_LOCKED;
     drive(path);
-    expect([dirty(b), pins(b), live()]).toEqual([true, 0, 0]);
+    expect([dirty(b), pins(b), pinsLive(k)]).toEqual([true, 0, 0]);
   });
 
   it('... does not wait for the lock of a folio that is dirty already, nor without make_dirty', () => {
@@ -198,7 +197,7 @@ describe('giving pins back — 1.3', () => {
   it('unpin_user_page_range_dirty_lock: contiguous pages, whatever folios they are in', () => {
     const folio = pinned(large(), 3);
     drive(unpinUserPageRangeDirtyLock(k, folio + 1, 3, true));
-    expect([pins(folio), dirty(folio), live()]).toEqual([0, true, 0]);
+    expect([pins(folio), dirty(folio), pinsLive(k)]).toEqual([0, true, 0]);
     const block = allocPages(k, 1, GFP_KERNEL);
     k.state.frames.refcount[block + 1] = 1;
     for (const page of [block, block + 1]) pinned(page, 1);

@@ -30,7 +30,15 @@ import {
   vmspliceToPipe,
   vmspliceToUser,
 } from '#mm';
-import { forked, createProcess, createWorld, exit, mapAnon, type World } from './support.ts';
+import {
+  forked,
+  createProcess,
+  createWorld,
+  exit,
+  mapAnon,
+  type World,
+  pinsLive,
+} from './support.ts';
 
 const worldWith = (vmsplice: GupApi): World => {
   const w = createWorld();
@@ -46,9 +54,6 @@ const readByte = (k: Kernel, pipe: Pipe): number => {
   expect(pipeRead(k, pipe, byte)).toBe(1);
   return byte[0]!;
 };
-
-const pinsLive = (k: Kernel): number =>
-  k.state.stat.nr_foll_pin_acquired - k.state.stat.nr_foll_pin_released;
 
 const APIS = ['get', 'pin-longterm', 'copy'] as const;
 

@@ -3,7 +3,6 @@ import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
 import {
   type AddressSpace,
-  assertKernel,
   drive,
   EACCES,
   EFAULT,
@@ -42,6 +41,7 @@ import {
   RW,
   stepTo,
   type World,
+  settled,
 } from './support.ts';
 
 const map = (p: HostProcess, mapping: AddressSpace, flags = MAP_SHARED): number => {
@@ -50,8 +50,6 @@ const map = (p: HostProcess, mapping: AddressSpace, flags = MAP_SHARED): number 
   if (at < 0) throw new Error(`mmap: ${at}`);
   return at;
 };
-
-const quiet = ({ k }: World, gets = 0): void => assertKernel(k, { quiescent: true, gets });
 
 /** A file of shmem of `nrPages` pages, mapped shared; page i begins with i + 1. */
 const withFile = (nrPages = 4): { w: World; p: HostProcess; file: AddressSpace; hva: number } => {
@@ -73,7 +71,7 @@ describe('a hole in shmem', () => {
     const words = [0, 100, PAGE_SIZE, 2 * PAGE_SIZE, 3 * PAGE_SIZE, 3 * PAGE_SIZE + 8];
     expect(words.map((at) => p.load32(hva + at))).toEqual([1, 0, 0, 0, 0, 9]);
     expect(file.nrPages).toBe(4);
-    quiet(w);
+    settled(w);
   });
 
   it('within one page nothing goes', () => {
@@ -81,7 +79,7 @@ describe('a hole in shmem', () => {
     p.store32(hva + 8, 2);
     drive(filePunchHole(w.k, file, 4, 8));
     expect([p.load32(hva), p.load32(hva + 8), file.pages.size]).toEqual([1, 2, 4]);
-    quiet(w);
+    settled(w);
   });
 
   it("private copies stay: a hole is the file's (even_cows = 0)", () => {
@@ -91,7 +89,7 @@ describe('a hole in shmem', () => {
     expect(p.load32(own + 2 * PAGE_SIZE)).toBe(3);
     drive(filePunchHole(w.k, file, 0, 4 * PAGE_SIZE));
     expect([0, 1, 2].map((i) => p.load32(own + i * PAGE_SIZE))).toEqual([0, 50, 0]);
-    quiet(w);
+    settled(w);
   });
 
   it('slots of swapped pages are free, and private copies that are swapped out stay', () => {
@@ -104,7 +102,7 @@ describe('a hole in shmem', () => {
     drive(filePunchHole(w.k, file, 0, 2 * PAGE_SIZE));
     expect(w.k.state.swap.nrFree).toBe(15);
     expect([p.load32(own), p.load32(own + PAGE_SIZE)]).toEqual([50, 0]);
-    quiet(w);
+    settled(w);
   });
 
   it('a folio of 2 MiB is split around the hole', () => {
@@ -117,7 +115,7 @@ describe('a hole in shmem', () => {
     drive(filePunchHole(w.k, file, 10 * PAGE_SIZE, 20 * PAGE_SIZE));
     expect(file.pages.size).toBe(HPAGE_PMD_NR - 10);
     expect([9, 10, 19, 20].map((i) => p.load32(hva + i * PAGE_SIZE))).toEqual([9, 0, 0, 20]);
-    quiet(w);
+    settled(w);
   });
 
   it('of a pinned page the pin keeps the old frame, and the file gets a new one', () => {
@@ -129,7 +127,7 @@ describe('a hole in shmem', () => {
     expect(pageAt(p, hva)).not.toBe(pages[0]!);
     expect(w.k.memory.i32[w.k.memory.pageOffset(pages[0]!) >>> 2]).toBe(1);
     unpinUserPages(w.k, pages, 1);
-    quiet(w);
+    settled(w);
   });
 
   it('F_SEAL_WRITE: -EPERM; an empty range, or another kind of file: -EINVAL', () => {
@@ -139,7 +137,7 @@ describe('a hole in shmem', () => {
     drive(memfdAddSeals(w.k, file, F_SEAL_WRITE));
     expect(drive(filePunchHole(w.k, file, 0, PAGE_SIZE))).toBe(-EPERM);
     drive(mappingPut(w.k, file));
-    quiet(w);
+    settled(w);
   });
 });
 
@@ -151,7 +149,7 @@ describe('MADV_REMOVE: madvise_remove()', () => {
     expect([0, 1, 2, 3].map((i) => p.load32(hva + i * PAGE_SIZE))).toEqual([1, 0, 0, 4]);
     expect(drive(madvise(w.k, p.mm, own, PAGE_SIZE, MADV_REMOVE))).toBe(-EACCES);
     expect(drive(madvise(w.k, p.mm, mapAnon(p, 1), PAGE_SIZE, MADV_REMOVE))).toBe(-EINVAL);
-    quiet(w);
+    settled(w);
   });
 });
 
@@ -173,7 +171,7 @@ describe('hugetlbfs: remove_inode_hugepages()', () => {
     expect(poolState(w)).toBe('6/5/0');
     expect([p.load32(hva), p.load32(hva + HUGE)]).toEqual([1, -EFAULT]);
     expect(drive(fileTruncate(w.k, file, HUGE + PAGE_SIZE))).toBe(-EINVAL);
-    quiet(w);
+    settled(w);
     exit(p);
     drive(mappingPut(w.k, file));
     expect(poolState(w)).toBe('6/6/0');
@@ -190,7 +188,7 @@ describe('hugetlbfs: remove_inode_hugepages()', () => {
     exit(p);
     drive(mappingPut(w.k, file));
     expect(poolState(w)).toBe('6/6/0');
-    quiet(w);
+    settled(w);
   });
 
   it('a hole takes whole huge pages, and zeroes parts of others', () => {
@@ -201,7 +199,7 @@ describe('hugetlbfs: remove_inode_hugepages()', () => {
     expect(poolState(w)).toBe('6/4/0');
     const words = [0, HUGE - 4, HUGE, 2 * HUGE, 2 * HUGE + 8];
     expect(words.map((at) => p.load32(hva + at))).toEqual([1, 0, 0, 0, 9]);
-    quiet(w);
+    settled(w);
   });
 
   it('private copies go with it, other than of shmem', () => {
@@ -210,7 +208,7 @@ describe('hugetlbfs: remove_inode_hugepages()', () => {
     p.store32(own, 70);
     drive(filePunchHole(w.k, file, 0, HUGE));
     expect(p.load32(own)).toBe(0);
-    quiet(w);
+    settled(w);
   });
 
   it('a pinned huge page returns to the pool with its pin', () => {
@@ -221,7 +219,7 @@ describe('hugetlbfs: remove_inode_hugepages()', () => {
     expect(poolState(w)).toBe('6/5/0');
     unpinUserPages(w.k, pages, 1);
     expect(poolState(w)).toBe('6/6/0');
-    quiet(w);
+    settled(w);
   });
 
   it('a fault that is bringing a page is waited for', () => {
@@ -236,6 +234,6 @@ describe('hugetlbfs: remove_inode_hugepages()', () => {
     drive(fault);
     drive(truncate);
     expect([file.pages.size, p.load32(hva)]).toEqual([0, -EFAULT]);
-    quiet(w);
+    settled(w);
   });
 });

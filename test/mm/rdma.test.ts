@@ -43,6 +43,8 @@ import {
   pageAt,
   RW,
   type World,
+  pinsLive,
+  settled,
 } from './support.ts';
 
 const MIB = 2 ** 20;
@@ -63,18 +65,11 @@ const registered = (hva: number, lenBytes: number, writable = true): Umem => {
   return umem;
 };
 
-const livePins = (): number => {
-  const { nr_foll_pin_acquired, nr_foll_pin_released } = k.state.stat;
-  return nr_foll_pin_acquired - nr_foll_pin_released;
-};
-
-const clean = (): void => expect(checkKernel(k, { quiescent: true })).toEqual([]);
-
 describe('ib_umem_get()', () => {
   it('pins every page that the region touches once, and counts them in pinned_vm', () => {
     const hva = mapAnon(p, 5);
     const umem = registered(hva + 100, 3 * PAGE_SIZE);
-    expect([umem.nrPages, nrRunPages(umem.runs), p.mm.pinnedVm, livePins()]).toEqual([4, 4, 4, 4]);
+    expect([umem.nrPages, nrRunPages(umem.runs), p.mm.pinnedVm, pinsLive(k)]).toEqual([4, 4, 4, 4]);
     for (let i = 0; i < 4; i++) {
       expect(umemPageAt(umem, i === 0 ? 0 : i * PAGE_SIZE - 100)).toBe(
         pageAt(p, hva + i * PAGE_SIZE),
@@ -82,10 +77,10 @@ describe('ib_umem_get()', () => {
       expect(folioMaybeDmaPinned(k, pageAt(p, hva + i * PAGE_SIZE))).toBe(true);
     }
     expect([umemPageAt(umem, -1), umemPageAt(umem, 3 * PAGE_SIZE)]).toEqual([-1, -1]);
-    clean();
+    settled(w);
     drive(ibUmemRelease(k, umem));
-    expect([p.mm.pinnedVm, livePins(), k.state.umems.size]).toEqual([0, 0, 0]);
-    clean();
+    expect([p.mm.pinnedVm, pinsLive(k), k.state.umems.size]).toEqual([0, 0, 0]);
+    settled(w);
   });
 
   it('a region larger than one batch of pages: contiguous frames are one run', () => {
@@ -117,7 +112,7 @@ describe('ib_umem_get()', () => {
     expect(child.mm.pinnedVm).toBe(0);
     writePinnedPage(k, umemPageAt(umem, 0), 0, Uint8Array.of(7), 0, 1);
     expect([p.load8(hva), child.load8(hva)]).toEqual([7, 1]);
-    clean();
+    settled(w);
     drive(ibUmemRelease(k, umem));
   });
 
@@ -142,8 +137,8 @@ describe('ib_umem_get()', () => {
   ])('$what: an error, and nothing is left pinned or counted', ({ at, lenBytes, error }) => {
     const hva = mapAnon(p, 2);
     expect(drive(ibUmemGet(k, p.mm, hva + at * PAGE_SIZE, lenBytes, true))).toBe(error);
-    expect([p.mm.pinnedVm, livePins(), k.state.umems.size]).toEqual([0, 0, 0]);
-    clean();
+    expect([p.mm.pinnedVm, pinsLive(k), k.state.umems.size]).toEqual([0, 0, 0]);
+    settled(w);
   });
 
   it('memory that may only be read cannot be registered for writing', () => {
@@ -169,7 +164,7 @@ describe('ib_umem_get()', () => {
     const hva = mapAnon(p, 600);
     sendSignal(k, SIGNAL_FATAL);
     expect(drive(ibUmemGet(k, p.mm, hva, 600 * PAGE_SIZE, true))).toBe(-EINTR);
-    expect([p.mm.pinnedVm, livePins()]).toEqual([0, 0]);
+    expect([p.mm.pinnedVm, pinsLive(k)]).toEqual([0, 0]);
   });
 });
 
@@ -187,7 +182,7 @@ describe('what may be registered for long (1.8)', () => {
     const hva = mapFile();
     p.store8(hva, 1);
     expect(drive(ibUmemGet(k, p.mm, hva, PAGE_SIZE, true))).toBe(-EFAULT);
-    expect([p.mm.pinnedVm, livePins()]).toEqual([0, 0]);
+    expect([p.mm.pinnedVm, pinsLive(k)]).toEqual([0, 0]);
     drive(ibUmemRelease(k, registered(hva, PAGE_SIZE, false)));
   });
 
@@ -248,8 +243,8 @@ describe('ib_umem_release()', () => {
     exit(p);
     expect(folioMaybeDmaPinned(k, umemPageAt(two, 0))).toBe(true);
     drive(ibUmemRelease(k, two));
-    expect(livePins()).toBe(0);
-    clean();
+    expect(pinsLive(k)).toBe(0);
+    settled(w);
   });
 
   it('twice is a bug of the caller’s', () => {
@@ -280,6 +275,6 @@ describe('who holds a page of a region', () => {
     for (const page of other) expect(users(page)).toEqual(['', 'rdma']);
     drive(ibUmemRelease(k, umem));
     for (const page of other) expect(users(page)).toEqual(['']);
-    clean();
+    settled(w);
   });
 });

@@ -26,8 +26,8 @@ import { ZONE_DMA32 } from '../../mm/frames/zone.ts';
 import { folioActivate } from '../../mm/lru/batch.ts';
 import { lruListPages } from '../../mm/lru/list.ts';
 import { YP_BIO_SUBMITTED, YP_RECLAIM } from '../../mm/path.ts';
-import { cached, isDirty, mapOf, onDevice, quiet, withFile } from './file-world.ts';
-import { createProcess, createWorld, exit, mapAnon, pageAt, stepTo } from './support.ts';
+import { cached, isDirty, onDevice, quiet, withFile } from './file-world.ts';
+import { createProcess, createWorld, exit, mapAnon, pageAt, stepTo, mapOf } from './support.ts';
 import { checkStamps, stamp } from './zone-world.ts';
 
 const KIB = 1024;

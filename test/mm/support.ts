@@ -1,6 +1,8 @@
 /** What the mm tests share: a small kernel wired to one emulated MMU, processes on it, and actors stepped by a seed. */
 import { Mmu, PAGE_SIZE, PhysMemory } from '#emu';
 import {
+  type AddressSpace,
+  assertKernel,
   createKernel,
   createPolicy,
   drive,
@@ -10,6 +12,7 @@ import {
   type KernelOptions,
   MAP_ANONYMOUS,
   MAP_PRIVATE,
+  MAP_SHARED,
   type MmStruct,
   mmap,
   mmCreate,
@@ -110,6 +113,18 @@ export const mapAnon = (p: HostProcess, nrPages: number, prot = RW, hva = 0): nu
     }),
   );
 
+/** Maps all of a file, or `nr` pages of it, shared unless MAP_PRIVATE is given; its hva. @throws Error where mmap() fails */
+export const mapOf = (
+  p: HostProcess,
+  mapping: AddressSpace,
+  { flags = MAP_SHARED, prot = RW, nr = mapping.nrPages, pgoff = 0, hva = 0 } = {},
+): number => {
+  const lenBytes = nr * PAGE_SIZE;
+  const at = drive(mmap(p.k, p.mm, { hva, lenBytes, prot, flags, mapping, pgoff }));
+  if (at < 0) throw new Error(`mmap: ${at}`);
+  return at;
+};
+
 /** A process with one written anonymous page. */
 export interface OnePage {
   w: World;
@@ -128,6 +143,14 @@ export const withPage = (value = 1): OnePage => {
 };
 
 export const exit = (p: HostProcess): void => drive(mmExit(p.k, p.mm));
+
+/** Pins that are live, as the counters have them. */
+export const pinsLive = ({ state: { stat } }: Kernel): number =>
+  stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
+
+/** Nothing is wrong, with nobody in the middle of something. @param gets references that somebody holds by FOLL_GET */
+export const settled = ({ k }: Pick<World, 'k'>, gets = 0): void =>
+  assertKernel(k, { quiescent: true, gets });
 
 /** The leaf entry of an address; 0 without a table. */
 export const entryAt = (p: HostProcess, hva: number): number => {

@@ -29,14 +29,13 @@ import {
   cached,
   type FileWorld,
   isDirty,
-  mapOf,
   onDevice,
   pageOfBytes,
   quiet,
   sync,
   withFile,
 } from './file-world.ts';
-import { interleave, pageAt, stepTo } from './support.ts';
+import { interleave, pageAt, stepTo, mapOf } from './support.ts';
 
 const readWord = ({ w, file }: FileWorld, offset: number): number => {
   const bytes = new Uint8Array(4);

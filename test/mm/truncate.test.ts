@@ -3,7 +3,6 @@ import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
 import {
   type AddressSpace,
-  assertKernel,
   drive,
   EFAULT,
   EINVAL,
@@ -28,7 +27,16 @@ import { unpinUserPages } from '../../mm/gup/unpin.ts';
 import { YP_FAULT_ALLOCATED, YP_FAULT_COPIED, YP_TRUNCATE_UNMAPPED } from '../../mm/path.ts';
 import { reclaimFolio } from '../../mm/swap/out.ts';
 import { HPAGE_PMD_NR } from '../../mm/thp/state.ts';
-import { createProcess, createWorld, exit, pageAt, RW, stepTo, type World } from './support.ts';
+import {
+  createProcess,
+  createWorld,
+  exit,
+  pageAt,
+  RW,
+  stepTo,
+  type World,
+  settled,
+} from './support.ts';
 import { forked } from './hugetlb-world.ts';
 
 /** Maps all of a file. */
@@ -56,8 +64,6 @@ const withFile = (nrPages = 4): FileWorld => {
   return { w, p, file, hva };
 };
 
-const quiet = ({ k }: World, gets = 0): void => assertKernel(k, { quiescent: true, gets });
-
 describe('shmem becomes shorter: shmem_setattr(), shmem_undo_range()', () => {
   it('pages behind the new end are freed, and touching them is SIGBUS', () => {
     const { w, p, file, hva } = withFile();
@@ -67,7 +73,7 @@ describe('shmem becomes shorter: shmem_setattr(), shmem_undo_range()', () => {
     expect(p.load32(hva + PAGE_SIZE)).toBe(2);
     expect(p.load32(hva + 2 * PAGE_SIZE)).toBe(-EFAULT);
     expect(p.store32(hva + 3 * PAGE_SIZE, 1)).toBe(-EFAULT);
-    quiet(w);
+    settled(w);
   });
 
   it('what the last page has behind the new end is zeroed; longer again it is a hole', () => {
@@ -79,7 +85,7 @@ describe('shmem becomes shorter: shmem_setattr(), shmem_undo_range()', () => {
     drive(fileTruncate(w.k, file, PAGE_SIZE));
     expect(drive(fileTruncate(w.k, file, 2 * PAGE_SIZE))).toBe(0);
     expect(p.load32(hva + PAGE_SIZE + 100)).toBe(0);
-    quiet(w);
+    settled(w);
   });
 
   it('private copies behind the end go as well (even_cows), those before it stay', () => {
@@ -90,7 +96,7 @@ describe('shmem becomes shorter: shmem_setattr(), shmem_undo_range()', () => {
     drive(fileTruncate(w.k, file, PAGE_SIZE));
     expect([p.load32(own), p.load32(own + 3 * PAGE_SIZE)]).toEqual([50, -EFAULT]);
     expect(p.mm.rssAnon).toBe(1);
-    quiet(w);
+    settled(w);
   });
 
   it('in every process that maps it, and in the middle of a VMA that was split', () => {
@@ -100,7 +106,7 @@ describe('shmem becomes shorter: shmem_setattr(), shmem_undo_range()', () => {
     drive(fileTruncate(w.k, file, PAGE_SIZE));
     for (const q of [p, child]) expect(q.load32(hva + 3 * PAGE_SIZE)).toBe(-EFAULT);
     exit(child);
-    quiet(w);
+    settled(w);
   });
 
   it('slots of pages that are swapped out are free', () => {
@@ -112,7 +118,7 @@ describe('shmem becomes shorter: shmem_setattr(), shmem_undo_range()', () => {
     drive(fileTruncate(w.k, file, 2 * PAGE_SIZE));
     expect(w.k.state.swap.nrFree).toBe(15);
     expect(p.load32(hva + PAGE_SIZE)).toBe(2);
-    quiet(w);
+    settled(w);
   });
 
   it('a page that is swapped out is brought back to be zeroed in part', () => {
@@ -122,7 +128,7 @@ describe('shmem becomes shorter: shmem_setattr(), shmem_undo_range()', () => {
     drive(reclaimFolio(w.k, file.pages.get(0) ?? -1));
     drive(fileTruncate(w.k, file, 512));
     expect([p.load32(hva), p.load32(hva + 512)]).toEqual([1, 0]);
-    quiet(w);
+    settled(w);
   });
 
   it('a folio of 2 MiB is split at the new end', () => {
@@ -139,7 +145,7 @@ describe('shmem becomes shorter: shmem_setattr(), shmem_undo_range()', () => {
       100,
       -EFAULT,
     ]);
-    quiet(w);
+    settled(w);
   });
 
   it('a folio of 2 MiB that somebody has pinned stays whole, with zeroes behind the end', () => {
@@ -156,7 +162,7 @@ describe('shmem becomes shorter: shmem_setattr(), shmem_undo_range()', () => {
     drive(fileTruncate(w.k, file, HPAGE_PMD_NR * PAGE_SIZE));
     expect(p.load32(hva + 200 * PAGE_SIZE)).toBe(0);
     unpinUserPages(w.k, pages, 1);
-    quiet(w);
+    settled(w);
   });
 });
 
@@ -175,11 +181,11 @@ describe('truncation against GUP: nobody waits for pins', () => {
     drive(fileTruncate(k, file, 4 * PAGE_SIZE));
     expect(p.load32(hva + PAGE_SIZE)).toBe(0);
     expect(pageAt(p, hva + PAGE_SIZE)).not.toBe(page!);
-    quiet(w);
+    settled(w);
     const free = nrFreePages(k);
     unpinUserPages(k, pages, 1);
     expect(nrFreePages(k)).toBe(free + 1);
-    quiet(w);
+    settled(w);
   });
 });
 
@@ -194,7 +200,7 @@ describe('truncation against a fault, step by step', () => {
     drive(fileTruncate(w.k, file, PAGE_SIZE));
     expect(drive(fault)).toBe(-EFAULT);
     expect(file.pages.size).toBe(0);
-    quiet(w);
+    settled(w);
   });
 
   it('a private copy that is made while the end passes it is taken back by the second unmapping', () => {
@@ -209,7 +215,7 @@ describe('truncation against a fault, step by step', () => {
     expect(drive(truncate)).toBe(0);
     expect(pageAt(p, own + 3 * PAGE_SIZE)).toBe(-1);
     expect(p.load32(own + 3 * PAGE_SIZE)).toBe(-EFAULT);
-    quiet(w);
+    settled(w);
   });
 
   it('a shared page that was locked by a fault is unmapped again before it goes', () => {
@@ -220,7 +226,7 @@ describe('truncation against a fault, step by step', () => {
     expect(p.load32(hva)).toBe(-EFAULT);
     drive(truncate);
     expect(file.pages.size).toBe(0);
-    quiet(w);
+    settled(w);
   });
 });
 
@@ -234,7 +240,7 @@ describe('what cannot be truncated', () => {
     drive(memfdAddSeals(w.k, file, F_SEAL_GROW));
     expect(drive(fileTruncate(w.k, file, 4 * PAGE_SIZE))).toBe(-EPERM);
     drive(mappingPut(w.k, file));
-    quiet(w);
+    settled(w);
   });
 
   it('memfd_secret() has its size for good; a size below 0 is none', () => {
@@ -245,6 +251,6 @@ describe('what cannot be truncated', () => {
     expect(drive(fileTruncate(w.k, file, -1))).toBe(-EINVAL);
     drive(mappingPut(w.k, secret));
     drive(mappingPut(w.k, file));
-    quiet(w);
+    settled(w);
   });
 });

@@ -2,7 +2,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE, RAM_PFN_BASE } from '#emu';
 import {
-  checkKernel,
   drive,
   explainFrame,
   findVma,
@@ -34,6 +33,8 @@ import {
   pageAt,
   RW,
   type World,
+  pinsLive,
+  settled,
 } from './support.ts';
 
 const IOVA = 0x10_0000;
@@ -61,18 +62,11 @@ const mapped = (hva: number, nrPages: number, iova = IOVA, writable = true): Vfi
 const unmap = (iova: number, nrPages: number): number =>
   drive(vfioDmaUnmap(k, p.mm, iova, nrPages * PAGE_SIZE));
 
-const livePins = (): number => {
-  const { nr_foll_pin_acquired, nr_foll_pin_released } = k.state.stat;
-  return nr_foll_pin_acquired - nr_foll_pin_released;
-};
-
-const clean = (): void => expect(checkKernel(k, { quiescent: true })).toEqual([]);
-
 describe('VFIO_IOMMU_MAP_DMA', () => {
   it('pins every page once, counts them in locked_vm, and shows them at bus addresses', () => {
     const hva = mapAnon(p, 700);
     const dma = mapped(hva, 700);
-    expect([p.mm.lockedVm, livePins()]).toEqual([700, 700]);
+    expect([p.mm.lockedVm, pinsLive(k)]).toEqual([700, 700]);
     for (const at of [0, 1, 511, 512, 699])
       expect(vfioIovaToPage(k, p.mm, IOVA + at * PAGE_SIZE + 5)).toBe(
         pageAt(p, hva + at * PAGE_SIZE),
@@ -80,10 +74,10 @@ describe('VFIO_IOMMU_MAP_DMA', () => {
     for (const iova of [IOVA - 1, IOVA + 700 * PAGE_SIZE])
       expect(vfioIovaToPage(k, p.mm, iova)).toBe(-1);
     expect(dma.runs.length).toBeLessThan(700);
-    clean();
+    settled(w);
     expect(unmap(IOVA, 700)).toBe(700 * PAGE_SIZE);
-    expect([p.mm.lockedVm, livePins(), k.state.vfioContainers.size]).toEqual([0, 0, 0]);
-    clean();
+    expect([p.mm.lockedVm, pinsLive(k), k.state.vfioContainers.size]).toEqual([0, 0, 0]);
+    settled(w);
   });
 
   it('counts beside mlock(), against one limit; what does not fit is undone whole', () => {
@@ -97,17 +91,17 @@ describe('VFIO_IOMMU_MAP_DMA', () => {
       p.store8(filler + i * PAGE_SIZE, i);
     }
     expect(map(hva, 5)).toBe(-ENOMEM);
-    expect([p.mm.lockedVm, livePins(), k.state.vfioContainers.size]).toEqual([2, 0, 0]);
+    expect([p.mm.lockedVm, pinsLive(k), k.state.vfioContainers.size]).toEqual([2, 0, 0]);
     mapped(hva, 4);
     expect(p.mm.lockedVm).toBe(6);
-    clean();
+    settled(w);
   });
 
   it('of a range whose end is not there nothing is left pinned', () => {
     const hva = mapAnon(p, 600);
     expect(map(hva, 601)).toBe(-EFAULT);
-    expect([p.mm.lockedVm, livePins(), k.state.vfioContainers.size]).toEqual([0, 0, 0]);
-    clean();
+    expect([p.mm.lockedVm, pinsLive(k), k.state.vfioContainers.size]).toEqual([0, 0, 0]);
+    settled(w);
   });
 
   it.each([
@@ -128,7 +122,7 @@ describe('VFIO_IOMMU_MAP_DMA', () => {
     const theirs = drive(vfioDmaMap(k, child.mm, hva, IOVA, PAGE_SIZE, true));
     expect(theirs).toMatchObject({ iova: IOVA });
     expect(vfioIovaToPage(k, child.mm, IOVA)).not.toBe(vfioIovaToPage(k, p.mm, IOVA));
-    clean();
+    settled(w);
   });
 
   it('memory that may only be read can be shown for reading alone', () => {
@@ -136,7 +130,7 @@ describe('VFIO_IOMMU_MAP_DMA', () => {
     expect(map(hva, 1)).toBe(-EFAULT);
     mapped(hva, 1, IOVA, false);
     expect(folioMaybeDmaPinned(k, pageAt(p, hva))).toBe(true);
-    clean();
+    settled(w);
   });
 
   it('registers of a device are mapped, and neither pinned nor counted (VM_PFNMAP)', () => {
@@ -153,7 +147,7 @@ describe('VFIO_IOMMU_MAP_DMA', () => {
     const bar = k.memory.nrPages + 16;
     expect(remapPfnRange(k, findVma(p.mm, hva)!, hva, RAM_PFN_BASE + bar, 2 * PAGE_SIZE)).toBe(0);
     const dma = mapped(hva, 2);
-    expect([dma.pinned, p.mm.lockedVm, livePins()]).toEqual([false, 0, 0]);
+    expect([dma.pinned, p.mm.lockedVm, pinsLive(k)]).toEqual([false, 0, 0]);
     expect(vfioIovaToPage(k, p.mm, IOVA + PAGE_SIZE)).toBe(bar + 1);
     expect(unmap(IOVA, 2)).toBe(2 * PAGE_SIZE);
   });
@@ -171,8 +165,8 @@ describe('VFIO_IOMMU_MAP_DMA', () => {
     }
     k.watched = false;
     expect(outcomes).toEqual([expect.objectContaining({ iova: IOVA }), -EEXIST]);
-    expect([p.mm.lockedVm, livePins()]).toEqual([4, 4]);
-    clean();
+    expect([p.mm.lockedVm, pinsLive(k)]).toEqual([4, 4]);
+    settled(w);
   });
 });
 
@@ -186,7 +180,7 @@ describe('VFIO_IOMMU_UNMAP_DMA', () => {
     expect(unmap(IOVA + MIB, 4)).toBe(0);
     expect(p.mm.lockedVm).toBe(4);
     expect(unmap(IOVA, 4)).toBe(4 * PAGE_SIZE);
-    expect([p.mm.lockedVm, livePins()]).toEqual([0, 0]);
+    expect([p.mm.lockedVm, pinsLive(k)]).toEqual([0, 0]);
   });
 
   it('what the device could write is dirty afterwards', () => {
@@ -214,10 +208,10 @@ describe('VFIO_IOMMU_UNMAP_DMA', () => {
   it('after the process has gone', () => {
     mapped(mapAnon(p, 3), 3);
     exit(p);
-    expect(livePins()).toBe(3);
+    expect(pinsLive(k)).toBe(3);
     expect(unmap(IOVA, 3)).toBe(3 * PAGE_SIZE);
-    expect([livePins(), k.state.vfioContainers.size]).toEqual([0, 0]);
-    clean();
+    expect([pinsLive(k), k.state.vfioContainers.size]).toEqual([0, 0]);
+    settled(w);
   });
 });
 

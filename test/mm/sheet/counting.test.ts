@@ -4,15 +4,12 @@
  */
 import { describe, expect, it } from 'vitest';
 import { PAGE_SIZE } from '#emu';
-import { checkKernel, drive, folioRefCount, type Kernel, vfioDmaMap, vfioDmaUnmap } from '#mm';
+import { checkKernel, drive, folioRefCount, vfioDmaMap, vfioDmaUnmap } from '#mm';
 import { FOLL_LONGTERM, FOLL_WRITE, pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
 import { folioGet, folioPut } from '../../../mm/folio/folio.ts';
 import { folioMaybeDmaPinned } from '../../../mm/folio/pin.ts';
-import { createProcess, createWorld, mapAnon, pageAt } from '../support.ts';
+import { createProcess, createWorld, mapAnon, pageAt, pinsLive } from '../support.ts';
 import { createZonedWorld, MIB } from '../zone-world.ts';
-
-const live = ({ state }: Kernel): number =>
-  state.stat.nr_foll_pin_acquired - state.stat.nr_foll_pin_released;
 
 /** A process with one written page. */
 const onePage = () => {
@@ -35,7 +32,7 @@ describe('given back by the wrong function — 2.14', () => {
     for (let i = 0; i < 2000; i++) folioGet(k, page);
     expect(folioMaybeDmaPinned(k, page)).toBe(true);
     unpinUserPages(k, Int32Array.of(page), 1);
-    expect(live(k)).toBe(-1);
+    expect(pinsLive(k)).toBe(-1);
     expect(checkKernel(k).filter((line) => line.startsWith('I11 pins'))).toHaveLength(1);
   });
 
@@ -43,7 +40,7 @@ describe('given back by the wrong function — 2.14', () => {
     const { k, p, hva, pages } = onePage();
     expect(drive(pinUserPagesFast(k, p.mm, hva, 1, FOLL_WRITE, pages))).toBe(1);
     folioPut(k, pages[0]!);
-    expect(live(k)).toBe(1);
+    expect(pinsLive(k)).toBe(1);
     const report = checkKernel(k);
     expect(report.filter((line) => line.startsWith('I11'))).not.toEqual([]);
   });
@@ -63,7 +60,7 @@ describe('the zero page and a device — 2.14', () => {
       unpinUserPages(w.k, pages, 4);
     }
     expect(folioRefCount(w.k, zeroPage)).toBe(before);
-    expect(live(w.k)).toBe(0);
+    expect(pinsLive(w.k)).toBe(0);
     expect(checkKernel(w.k, { quiescent: true })).toEqual([]);
   });
 

@@ -21,8 +21,7 @@ import {
   shmemCreate,
   YP_FAULT_DONE,
 } from '#mm';
-import { mapOf } from '../file-world.ts';
-import { createProcess, createWorld, stepTo, type World } from '../support.ts';
+import { createProcess, createWorld, stepTo, type World, mapOf } from '../support.ts';
 import { AT, mapAt, pmdAt, thpWorld } from '../thp-world.ts';
 
 /** The write of one byte, by /proc/PID/mem. */

@@ -20,16 +20,8 @@ import {
   shmemCreate,
 } from '#mm';
 import { rng } from '../../support/rng.ts';
-import {
-  cached,
-  type FileWorld,
-  mapOf,
-  pageOfBytes,
-  quiet,
-  sync,
-  withFile,
-} from '../file-world.ts';
-import { createProcess, createWorld, entryAt, interleave, RW } from '../support.ts';
+import { cached, type FileWorld, pageOfBytes, quiet, sync, withFile } from '../file-world.ts';
+import { createProcess, createWorld, entryAt, interleave, RW, mapOf } from '../support.ts';
 
 const NR = 4;
 
