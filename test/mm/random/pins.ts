@@ -105,23 +105,28 @@ export const beginHold = (driver: RandomDriver): void => {
 const isAttached = ({ history, epoch }: { history: History; epoch: number }): boolean =>
   history.epoch === epoch && history.dropping === 0 && history.lost === null;
 
+/** The page that is mapped for a word, -1: none, or its mapping is changing. */
+export const mappedPage = (driver: RandomDriver, word: Word): number => {
+  const { region } = word;
+  if (region.dead || word.changing > 0) return -1;
+  const hva = wordHva(region, region.words.indexOf(word));
+  const leaf = walkLeaf(driver.k, region.process.p.mm, hva);
+  const pte = ptepGet(driver.k, leafWord(leaf));
+  return ptePresent(pte) ? leafPage(pte, leafLevel(leaf), hva) : -1;
+};
+
 /**
  * I4: while nothing was unmapped a pinned page is the page that is mapped there, if one is.
  * @throws Error where it is another
  */
 const checkMapped = (driver: RandomDriver, page: number, word: Word): void => {
+  const mapped = mappedPage(driver, word);
+  if (mapped < 0 || mapped === page) return;
   const { region } = word;
-  if (region.dead || word.changing > 0) return;
-  const { mm } = region.process.p;
-  const hva = wordHva(region, region.words.indexOf(word));
-  const leaf = walkLeaf(driver.k, mm, hva);
-  const pte = ptepGet(driver.k, leafWord(leaf));
-  if (!ptePresent(pte)) return;
-  const mapped = leafPage(pte, leafLevel(leaf), hva);
-  if (mapped !== page)
-    throw new Error(
-      `I4 mm ${region.process.id}: page ${page} is pinned for hva ${hva.toString(16)}, where ${mapped} is mapped`,
-    );
+  const hva = wordHva(region, region.words.indexOf(word)).toString(16);
+  throw new Error(
+    `I4 mm ${region.process.id}: page ${page} is pinned for hva ${hva}, where ${mapped} is mapped`,
+  );
 };
 
 /** A device's transfer through what is held: it must reach what the process has there. */

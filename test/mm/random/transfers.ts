@@ -8,22 +8,17 @@ import {
   ITER_SOURCE,
   type IovIter,
   iovIterUbuf,
-  leafLevel,
-  leafPage,
-  leafWord,
   type MmStruct,
   type Path,
   processVmReadv,
   processVmWritev,
-  ptepGet,
-  ptePresent,
   remoteDirectRead,
   remoteDirectWrite,
-  walkLeaf,
 } from '#mm';
 import type { RandomDriver } from './driver.ts';
 import type { History } from './history.ts';
 import { brokenWith, WORD, type Word, wordHva } from './model.ts';
+import { mappedPage } from './pins.ts';
 
 const WORD_BYTES = 4;
 
@@ -84,14 +79,8 @@ export interface DirectFile {
 
 /** The value that is mapped for a word, -1 for none. */
 const mappedValue = (driver: RandomDriver, word: Word): number => {
-  const { region } = word;
-  if (region.dead || word.changing > 0) return -1;
-  const hva = wordHva(region, region.words.indexOf(word));
-  const leaf = walkLeaf(driver.k, region.process.p.mm, hva);
-  const pte = ptepGet(driver.k, leafWord(leaf));
-  if (!ptePresent(pte)) return -1;
-  const page = leafPage(pte, leafLevel(leaf), hva);
-  return driver.k.memory.i32[(driver.k.memory.pageOffset(page) + WORD) / 4]!;
+  const page = mappedPage(driver, word);
+  return page < 0 ? -1 : driver.k.memory.i32[(driver.k.memory.pageOffset(page) + WORD) / 4]!;
 };
 
 /** The end of one word's transfer. @param came its bytes did, for certain */
