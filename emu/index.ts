@@ -10,9 +10,23 @@ export {
   DMA_ENGINE_IRQ,
   FINISHER_BASE,
   FINISHER_BYTES,
+  IOMMU_BASE,
+  IOMMU_BYTES,
+  IOMMU_DEVICE_DMA,
+  IOMMU_DEVICE_RDMA,
+  IOMMU_DEVICE_VIRTIO,
+  IOMMU_IRQ_BASE,
+  IOMMU_NR_IRQS,
+  NVDIMM_CONTROL_BASE,
+  NVDIMM_CONTROL_BYTES,
+  NVDIMM_GPA,
   PLIC_BASE,
   PLIC_BYTES,
   PLIC_NR_SOURCES,
+  RDMA_BASE,
+  RDMA_BYTES,
+  RDMA_IRQ_BASE,
+  RDMA_NICS,
   RTC_BASE,
   RTC_BYTES,
   RTC_IRQ,
@@ -21,6 +35,7 @@ export {
   UART_IRQ,
   VIRTIO_BASE,
   VIRTIO_IRQ_BASE,
+  VIRTIO_PMEM_GPA,
   VIRTIO_SLOTS,
   VIRTIO_STRIDE,
 } from './board.ts';
@@ -267,5 +282,5 @@ export {
   ptePpn,
   pteReserved,
 } from './pte.ts';
-export { DMA_FAULT, DMA_OK } from './wires.ts';
+export { DMA_FAULT, DMA_OK, DMA_WAIT } from './wires.ts';
 export type { DmaPort, IrqLine, MmioDevice } from './wires.ts';

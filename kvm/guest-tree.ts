@@ -73,6 +73,8 @@ export interface GuestTreeConfig {
   /** The software starts in M-mode and has the whole board: its PLIC contexts too. Default false. */
   machineMode?: boolean;
   bootargs?: string;
+  /** More nodes under /soc. The PLIC's phandle is 1. */
+  nodes?: readonly FdtNode[];
   /** Where an initial RAM disk was put, [start, end). */
   initrd?: { startGpa: number; endGpa: number };
 }
@@ -110,7 +112,7 @@ const rootNode = (config: GuestTreeConfig): FdtNode =>
           fdtStrings('compatible', 'simple-bus'),
           fdtEmpty('ranges'),
         ],
-        config.devices.map((device) => deviceNode(device, config)),
+        [...config.devices.map((device) => deviceNode(device, config)), ...(config.nodes ?? [])],
       ),
     ],
   );

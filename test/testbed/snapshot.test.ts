@@ -68,7 +68,7 @@ describe('the file', () => {
 
   it('begins with a line that says what it is', () => {
     writeSnapshot(path(), {});
-    expect(readFileSync(path()).subarray(0, 17).toString()).toBe('gupbed machine 3\n');
+    expect(readFileSync(path()).subarray(0, 17).toString()).toBe('gupbed machine 4\n');
   });
 
   it('of another kind, of another version, or damaged is refused', () => {
@@ -80,7 +80,7 @@ describe('the file', () => {
     expect(read('')).toThrow('not a saved machine');
     expect(read('\x7fELF')).toThrow('not a saved machine');
     expect(read('gupbed machine 2\n')).toThrow('a saved machine of another version');
-    expect(read('gupbed machine 3\n')).toThrow('damaged or cut short');
+    expect(read('gupbed machine 4\n')).toThrow('damaged or cut short');
     expect(read(whole.subarray(0, whole.length - 1))).toThrow('damaged or cut short');
     expect(read(flipped)).toThrow('damaged or cut short');
   });

@@ -10,7 +10,7 @@ import { wantsColour } from '../report/table.ts';
 import type { SavePlan } from './host-options.ts';
 import { reasonOf } from './input.ts';
 import { runLoop } from './run-loop.ts';
-import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UsageError } from './usage-error.ts';
+import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, FailureError, UsageError } from './usage-error.ts';
 
 export interface HostRunOptions {
   /** Instructions after which to give up. */
@@ -49,6 +49,7 @@ export const runHost = async (machine: HostMachine, options: HostRunOptions): Pr
   if (outcome === 'interrupted') stopped = 'interrupted';
   if (stopped === 'saved' && save !== null) saveTo(machine, save.path);
   else if (stopped === null) machine.tearDown();
+  writeFiles(machine);
   for (const guest of machine.guests) if (stopped !== 'saved') guest.console.finish();
 
   const report = hostReport(machine, stopped, seconds);
@@ -70,6 +71,15 @@ const saveTo = (machine: HostMachine, path: string): void => {
     writeSnapshot(path, machine.save());
   } catch (error) {
     throw new UsageError(`--save ${path}: ${reasonOf(error)}`);
+  }
+};
+
+/** What the guests wrote to images goes into their files. */
+const writeFiles = (machine: HostMachine): void => {
+  try {
+    machine.writeBack();
+  } catch (error) {
+    throw new FailureError(reasonOf(error));
   }
 };
 

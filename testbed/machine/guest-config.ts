@@ -1,5 +1,6 @@
 /** Machines as plain objects: what they are made of, and the bounds of it. */
 import type { PolicyName } from '#mm';
+import { type PartConfig, partHostRamBytes } from './parts/index.ts';
 
 const MIB = 2 ** 20;
 
@@ -25,6 +26,8 @@ export interface GuestConfig {
   harts: number;
   /** null = the host leaves the guest's memory alone. */
   activity: ActivityGaps | null;
+  /** Devices beside those that every guest has. */
+  parts?: readonly PartConfig[];
 }
 
 /** How much host activity there is: mean instructions between two actions of a kind, or none. */
@@ -62,4 +65,8 @@ export interface HostConfig {
 
 /** RAM of the machine that a host with these guests needs. */
 export const hostRamBytes = (config: HostConfig): number =>
-  config.guests.reduce((sum, guest) => sum + guest.memoryBytes, HOST_SPARE_BYTES);
+  config.guests.reduce(
+    (sum, { memoryBytes, parts = [] }) =>
+      parts.reduce((bytes, part) => bytes + partHostRamBytes(part), sum + memoryBytes),
+    HOST_SPARE_BYTES,
+  );

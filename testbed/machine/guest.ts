@@ -67,6 +67,8 @@ import {
 import { fileById, type GuestRange } from '../actors/targets.ts';
 import { LineConsole, type LineListener } from './console.ts';
 import { GUEST_RAM_GPA, GUEST_RAM_HVA, type GuestConfig } from './guest-config.ts';
+import type { GuestPart, PartWiring } from './part.ts';
+import { createPart, partTakesVirtioSlot } from './parts/index.ts';
 import { treeRoomFor } from './tree-room.ts';
 import { attachVirtioSlots } from './virtio-slots.ts';
 
@@ -86,6 +88,8 @@ export interface GuestState {
   uart: Ns16550State;
   dma: DmaEngineState;
   port: PinnedPortState;
+  /** What each part saved, in the order of the config. */
+  parts: unknown[];
 }
 
 /** What a guest is put on. */
@@ -107,6 +111,7 @@ export class Guest {
   readonly ranges: GuestRange[];
   readonly console: LineConsole;
   readonly port: PinnedPort;
+  readonly parts: GuestPart[];
   end: GuestEnd | null;
   /** The hva behind a fault that is being handled, or -1; of several vCPUs, the last one's. */
   faultingHva: number;
@@ -143,10 +148,7 @@ export class Guest {
     this.port = new PinnedPort({
       kernel: k,
       mm: this.mm,
-      hvaOf: (gpa) => {
-        const slot = gpaToMemSlot(this.vm.slots, gpa);
-        return slot === undefined ? -1 : gpaToHva(slot, gpa);
-      },
+      hvaOf: (gpa) => this.hvaOf(gpa),
       onWritten: (gpa, lenBytes) => markGuestDirty(this.vm, gpa, lenBytes),
     });
     this.dma = new DmaEngine({
@@ -156,6 +158,7 @@ export class Guest {
       name: `dma-engine${index}`,
     });
     this.bus = new Bus(); // guest physical: no RAM of the host on it
+    this.parts = this.makeParts(state);
     this.attachDevices(state === undefined);
     if (state !== undefined) {
       this.console.restore(state.console);
@@ -180,7 +183,42 @@ export class Guest {
       this.bus.attach(gpa, lenBytes, device, name);
       if (fresh) addMmioRegion(this.vm, { gpa, lenBytes, name });
     }
+    for (const { regions } of this.parts)
+      for (const { gpa, lenBytes, device, name } of regions) {
+        this.bus.attach(gpa, lenBytes, device, name);
+        if (fresh) addMmioRegion(this.vm, { gpa, lenBytes, name });
+      }
     for (const region of attachVirtioSlots(this.bus)) if (fresh) addMmioRegion(this.vm, region);
+  }
+
+  private makeParts(state: GuestState | undefined): GuestPart[] {
+    const { k, kvm, clock, index } = this.wiring;
+    const { mm, vm } = this;
+    let virtioSlot = 0;
+    return (this.config.parts ?? []).map((config, i) => {
+      const wiring: PartWiring = {
+        k,
+        kvm,
+        clock,
+        mm,
+        vm,
+        name: `guest${index} ${config.kind}${i}`,
+        virtioSlot,
+        fresh: state === undefined,
+        irq: (source) => this.plic.source(source),
+        hvaOf: (gpa) => this.hvaOf(gpa),
+        onWritten: (gpa, lenBytes) => markGuestDirty(vm, gpa, lenBytes),
+        putConsole: (byte) => this.console.put(byte),
+      };
+      if (partTakesVirtioSlot(config)) virtioSlot++;
+      return createPart(config, wiring, state?.parts[i]);
+    });
+  }
+
+  /** Host virtual address of a guest physical one, or -1 where the guest has no memory. */
+  private hvaOf(gpa: number): number {
+    const slot = gpaToMemSlot(this.vm.slots, gpa);
+    return slot === undefined ? -1 : gpaToHva(slot, gpa);
   }
 
   /**
@@ -202,6 +240,7 @@ export class Guest {
       nrHarts: this.config.harts,
       memory: [{ gpa: GUEST_RAM_GPA, lenBytes: this.config.memoryBytes }],
       devices: ['plic', 'uart', 'dma-engine', 'finisher'],
+      nodes: this.parts.flatMap((part) => part.nodes),
     });
     write(treeGpa, tree);
     this.vcpus[0]!.boot(image.entry, treeGpa);
@@ -238,10 +277,12 @@ export class Guest {
   ended(end: GuestEnd): void {
     this.end ??= end;
     this.dma.reset();
+    for (const part of this.parts) part.ended();
   }
 
-  /** Closes the files behind the guest's shared memory: after the end of its process. */
+  /** Closes the files behind the guest's memory and its parts: after the end of its process. */
   releaseMemory(): void {
+    for (const part of this.parts) part.release();
     for (const range of this.ranges)
       if (range.mappingId !== null)
         drive(mappingPut(this.wiring.k, fileById(this.wiring.k, range.mappingId)));
@@ -257,6 +298,7 @@ export class Guest {
       uart: this.uart.save(),
       dma: this.dma.save(),
       port: this.port.save(),
+      parts: this.parts.map((part) => part.save()),
     };
   }
 }

@@ -27,7 +27,7 @@ import {
 } from '#mm';
 import type { Activity, ActivityState } from '../actors/activity.ts';
 import { activitiesFor } from '../actors/activities.ts';
-import { DmaPump } from '../actors/dma-pump.ts';
+import { Pump } from '../actors/pump.ts';
 import { VcpuActor } from '../actors/vcpu-actor.ts';
 import { Rng, type RngState } from '../rng.ts';
 import { Scheduler } from '../sched/scheduler.ts';
@@ -148,7 +148,8 @@ export class HostMachine {
       const guest = new Guest(config, wiring, state?.guests[index]);
       this.guests.push(guest);
       for (const vcpu of guest.vcpus) this.scheduler.add(new VcpuActor(guest, vcpu, clock, watch));
-      this.scheduler.add(new DmaPump(`${config.name} dma`, guest.port));
+      this.scheduler.add(new Pump(`${config.name} dma`, guest.port));
+      for (const part of guest.parts) for (const actor of part.actors) this.scheduler.add(actor);
       firstHart += config.harts;
     }
     for (const guest of this.guests)
@@ -232,6 +233,11 @@ export class HostMachine {
     if (pins !== 0) this.violations.push(`leak: ${pins} pins were never released`);
     const lost = this.memory.nrPages - 1 - nrFreePages(this.k);
     if (lost !== 0) this.violations.push(`leak: ${lost} frames were never freed`);
+  }
+
+  /** The run is over: what belongs in files of the user is written. @throws Error where it cannot be */
+  writeBack(): void {
+    for (const guest of this.guests) for (const part of guest.parts) part.writeBack?.();
   }
 
   /**

@@ -14,7 +14,7 @@ import { CODE_FLAGS, DECODE_BASE, PAGE_SIZE, type PhysMemory } from '#emu';
 
 /** The first line: what the file is, and which version of it. */
 const KIND = 'gupbed machine ';
-const MAGIC = `${KIND}3\n`;
+const MAGIC = `${KIND}4\n`;
 
 /** Pages with decoded instructions, which are decoded again when they are reached. */
 const DERIVED_START = DECODE_BASE / PAGE_SIZE;

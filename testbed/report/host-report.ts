@@ -25,6 +25,8 @@ export interface GuestReport {
   protectionsInTlb: number;
   dirtyLog: { harvests: number; pages: number };
   dma: { transfers: number; bytesWritten: number };
+  /** What each part of the guest counted, by kind. */
+  parts: { kind: string; counts: Record<string, number | string> }[];
   tlb: TlbReport;
   activity: Record<string, Record<string, number>>;
 }
@@ -114,6 +116,10 @@ const guestReport = (guest: Guest, machine: HostMachine): GuestReport => {
     ),
     dirtyLog: { harvests: stat.dirtyHarvests, pages: stat.dirtyPages },
     dma: { transfers: guest.port.transfers, bytesWritten: guest.port.bytesWritten },
+    parts: (guest.config.parts ?? []).map(({ kind }, i) => ({
+      kind,
+      counts: guest.parts[i]!.report(),
+    })),
     tlb: tlbReport(guest),
     activity: activityReport(guest, machine),
   };

@@ -1,0 +1,25 @@
+/**
+ * Every kind of part that a guest can have, by name. A part's config names its kind; the rest of it is
+ * the kind's own, and plain data.
+ */
+import type { GuestPart, PartKind, PartWiring } from '../part.ts';
+
+/** Kind -> how it is made. A new kind of part adds its line here, and its config below. */
+const PART_KINDS = {} satisfies Record<string, PartKind<never>>;
+
+/** What is plugged into a guest. */
+export type PartConfig = { kind: string };
+
+const kindOf = (config: PartConfig): PartKind<PartConfig> => {
+  const kind = (PART_KINDS as Record<string, PartKind<PartConfig>>)[config.kind];
+  if (kind === undefined) throw new Error(`no part is called ${config.kind}`);
+  return kind;
+};
+
+/** @param state what the part's save() gave */
+export const createPart = (config: PartConfig, wiring: PartWiring, state?: unknown): GuestPart =>
+  kindOf(config).create(config, wiring, state);
+
+export const partHostRamBytes = (config: PartConfig): number => kindOf(config).hostRamBytes(config);
+
+export const partTakesVirtioSlot = (config: PartConfig): boolean => kindOf(config).virtio;
