@@ -6,6 +6,7 @@ import { bareCommand } from './cli/bare.ts';
 import { benchCommand } from './cli/bench.ts';
 import { exploreCommand } from './cli/explore.ts';
 import { fightCommand } from './cli/fight.ts';
+import { fuzzCommand } from './cli/fuzz.ts';
 import { harmCommand } from './cli/harm.ts';
 import { helpText, isCommand } from './cli/help.ts';
 import { reasonOf } from './cli/input.ts';
@@ -28,6 +29,7 @@ const COMMANDS: Record<string, Command> = {
   audit: auditCommand,
   bench: benchCommand,
   explore: exploreCommand,
+  fuzz: fuzzCommand,
   harm: harmCommand,
   selftest: selftestCommand,
 };

@@ -13,6 +13,7 @@ commands:
   audit                every user of GUP: its API under a policy, its hold, what is unsafe about it
   bench [SUITE...]     measure: translate, hart, gup
   harm [HOLDER...]     what held pages keep a host from: CMA, offlining, compaction, long-term pins
+  fuzz [TARGET...]     hostile guests against every device, by seed
   explore NAME         every interleaving of a small scenario, up to a bound on preemptions
   selftest [PATTERN]   the matrix of the kernel's COW self-test: every kind of memory, by its bytes
 
@@ -137,6 +138,21 @@ the memory for long. Prints how much of it worked, and who had the pages that di
   --json                   one JSON object
 
 example: gupbed harm --policy target
+`,
+  fuzz: `usage: gupbed fuzz [TARGET...] [options]
+
+Attacks devices from the guest's side: registers, rings, descriptors and tables full of nonsense, with
+what is nearly right mixed in. A case fails when the host throws, when a device does not come to an
+end, and when a byte changes outside what the guest offered.
+
+  TARGET                   these devices alone; without one the cases are shared out among all
+  --cases N                cases in all (default 100000)
+  --seed N                 seed of every random choice (default 1)
+  --case N                 the case with this number alone, of one target, as a failure prints it
+  --json                   one JSON object
+
+exit code: 1 when a case fails
+example: gupbed fuzz iommu --cases 20000
 `,
   selftest: `usage: gupbed selftest [PATTERN] [options]
 
