@@ -7,6 +7,15 @@
     .section .text.start, "ax"
     .globl _start
 _start:
+    j       boot
+
+    /* Parameters, as in crt0.S. */
+    .balign 8
+    .globl guest_parameters
+guest_parameters:
+    .dword  0, 0, 0, 0
+
+boot:
     csrr    t0, mhartid
     bnez    t0, 3f
     la      sp, boot_stack_top

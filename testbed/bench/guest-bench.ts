@@ -6,6 +6,7 @@ import type { ElfImage } from '#emu';
 import { FailureError } from '../cli/usage-error.ts';
 import { BareMachine } from '../machine/bare.ts';
 import { HostMachine } from '../machine/host.ts';
+import { putParameters } from '../machine/parameters.ts';
 import { FIRMWARE_PA, firmware } from './firmware.ts';
 
 /** One pass of a program: what it printed about it, and how long the host took. */
@@ -16,20 +17,6 @@ export interface Pass {
 
 /** The register that the device tree's address is handed over in. */
 const REG_A1 = 11;
-
-/** Parameters at the program's entry + 8 (guests/lib/crt0.S); 0 = the program's default. */
-const withParameters = (image: ElfImage, parameters: readonly number[]): ElfImage => ({
-  ...image,
-  segments: image.segments.map((segment) => {
-    const at = image.entry + 8 - segment.pa;
-    if (at < 0 || at + 32 > segment.bytes.length) return segment;
-    const bytes = Uint8Array.from(segment.bytes);
-    const view = new DataView(bytes.buffer);
-    for (const [i, value] of parameters.entries())
-      view.setBigUint64(at + 8 * i, BigInt(value), true);
-    return { ...segment, bytes };
-  }),
-});
 
 /** Notes when each line came. */
 class Stopwatch {
@@ -86,7 +73,7 @@ export const twoStageBench = (
     },
     { onLine: (_guest, line) => watch.line(line) },
   );
-  machine.boot(machine.guests[0]!, withParameters(image, parameters));
+  machine.boot(machine.guests[0]!, putParameters(image, parameters));
   return {
     nextPass: () => takeNext(watch, () => !machine.done && machine.step(1e6)),
     walks: () => walksOf(machine.harts),
@@ -105,7 +92,7 @@ export const oneStageBench = (
     harts: 1,
     onLine: (line) => watch.line(line),
   });
-  machine.load(withParameters(image, parameters));
+  machine.load(putParameters(image, parameters));
   const hart = machine.harts[0]!;
   // What the reset code gives the program, the firmware gives it after its own start.
   machine.memory.writeBytes(FIRMWARE_PA, firmware(image.entry, Number(hart.x(REG_A1))));

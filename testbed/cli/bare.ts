@@ -1,10 +1,11 @@
 /** `gupbed bare`: a bare-metal program on the emulated board. */
 import { CSR_MCAUSE, CSR_MEPC } from '#emu';
 import { type BareEnd, BareMachine } from '../machine/bare.ts';
+import { putParameters } from '../machine/parameters.ts';
 import { hex, mips, speedLine } from '../report/numbers.ts';
 import { trapName } from '../report/trap-names.ts';
 import { parseCommandLine, parseCount, parseSize } from './args.ts';
-import { limitOf, RUN_OPTIONS, wantsJson } from './host-options.ts';
+import { limitOf, parametersOf, RUN_OPTIONS, wantsJson } from './host-options.ts';
 import { readElf, refusingElf, withRoomFor } from './input.ts';
 import { runLoop } from './run-loop.ts';
 import { EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, UsageError } from './usage-error.ts';
@@ -24,6 +25,7 @@ export const bareCommand = async (words: string[]): Promise<number> => {
   const args = parseCommandLine('bare', words, {
     memory: { type: 'string', default: '64M' },
     harts: { type: 'string', default: '1' },
+    param: { type: 'string', multiple: true },
     ...RUN_OPTIONS,
   });
   const { values, positionals } = args;
@@ -34,7 +36,7 @@ export const bareCommand = async (words: string[]): Promise<number> => {
   const harts = parseCount('--harts', String(values['harts']), 1, 8);
   const limit = limitOf(args);
   const json = wantsJson(args);
-  const image = readElf(file);
+  const image = putParameters(readElf(file), parametersOf(args));
   const onLine = (line: string): void => {
     if (!json) process.stdout.write(`${line}\n`);
   };

@@ -36,6 +36,7 @@ memory belongs to a host process of the model; SBI, a UART, a PLIC and a DMA eng
   --seed N                 seed of every random choice (default 1)
   --max-instructions N     stop, with exit code 1, after N retired instructions
   --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
+  --param N                a number for the guest program, up to four times (guests/README.md)
   --activity               let the host migrate, write-protect, remap and fork meanwhile
   --provenance             write down who holds each frame by GUP (gupbed inspect shows it)
   --save FILE --save-at N  save the machine at the first quiet moment after N instructions, and stop
@@ -49,6 +50,7 @@ Runs a bare-metal program in M-mode on a board with the memory map of QEMU's vir
 
   --memory SIZE            RAM, 1M to 3G (default 64M)
   --harts N                harts, 1 to 8 (default 1)
+  --param N                a number for the program, up to four times (guests/README.md)
   --max-instructions N     stop, with exit code 1, after N retired instructions
   --json                   one JSON object
 

@@ -8,6 +8,7 @@ import {
   setPolicyApi,
 } from '#mm';
 import { type OptionSpec, type ParsedArgs, parseCount } from './args.ts';
+import { MAX_PARAMETERS } from '../machine/parameters.ts';
 import { checkOutput } from './output.ts';
 import { UsageError } from './usage-error.ts';
 
@@ -52,6 +53,15 @@ export const limitOf = (args: ParsedArgs): number => {
 
 /** `--json`. */
 export const wantsJson = (args: ParsedArgs): boolean => args.values['json'] === true;
+
+/** `--param N`, in their order. @throws UsageError for one that is no number, or too many */
+export const parametersOf = ({ values }: ParsedArgs): number[] => {
+  const words = values['param'];
+  const numbers = Array.isArray(words) ? words : [];
+  if (numbers.length > MAX_PARAMETERS)
+    throw new UsageError(`at most ${MAX_PARAMETERS} times --param`);
+  return numbers.map((word) => parseCount('--param', word, 0, Number.MAX_SAFE_INTEGER));
+};
 
 /** `--seed`. */
 export const seedOf = (args: ParsedArgs): number =>

@@ -10,8 +10,9 @@ import {
   hostRamBytes,
 } from '../machine/guest-config.ts';
 import { HostMachine } from '../machine/host.ts';
+import { putParameters } from '../machine/parameters.ts';
 import { formatSize, parseCommandLine, parseCount, parseSize } from './args.ts';
-import { HOST_OPTIONS, hostPlanOf } from './host-options.ts';
+import { HOST_OPTIONS, hostPlanOf, parametersOf } from './host-options.ts';
 import { runHost } from './host-run.ts';
 import { readElf, refusingElf, withRoomFor } from './input.ts';
 import { UsageError } from './usage-error.ts';
@@ -24,6 +25,7 @@ export const runCommand = async (words: string[]): Promise<number> => {
     memory: { type: 'string', default: formatSize(GUEST_MEMORY_DEFAULT) },
     harts: { type: 'string', default: '1' },
     activity: { type: 'boolean', default: false },
+    param: { type: 'string', multiple: true },
     ...HOST_OPTIONS,
   });
   const { values, positionals } = args;
@@ -48,7 +50,7 @@ export const runCommand = async (words: string[]): Promise<number> => {
       },
     ],
   };
-  const image = readElf(file);
+  const image = putParameters(readElf(file), parametersOf(args));
   const onLine = (_guest: Guest, line: string): void => {
     if (!json) process.stdout.write(`${line}\n`);
   };

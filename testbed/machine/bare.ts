@@ -23,6 +23,7 @@ import {
   MIP_MSIP,
   MIP_MTIP,
   MIP_SEIP,
+  type MmioDevice,
   PhysMemory,
   PLIC_BASE,
   PLIC_BYTES,
@@ -44,6 +45,16 @@ export interface BareConfig {
   harts: number;
   /** Told of every line that the program prints. */
   onLine?: LineListener;
+  /** More devices on its bus. */
+  devices?: readonly BareDevice[];
+}
+
+/** A device on the bus of a bare machine. */
+export interface BareDevice {
+  basePa: number;
+  sizeBytes: number;
+  device: MmioDevice;
+  name: string;
 }
 
 /** Why a bare machine does not go on. */
@@ -88,6 +99,8 @@ export class BareMachine {
       this.waiting.push(false);
     }
     this.attachDevices();
+    for (const { basePa, sizeBytes, device, name } of config.devices ?? [])
+      this.bus.attach(basePa, sizeBytes, device, name);
     this.clock.onEarlier = (when) => this.running?.endSliceAt(when);
   }
 
