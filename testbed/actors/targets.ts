@@ -31,7 +31,7 @@ import type { Rng } from '../rng.ts';
 export interface GuestRange {
   hva: number;
   lenBytes: number;
-  /** Shared memory: the id of the file behind it; null = private anonymous. */
+  /** Shared: the id of the file behind it; null = private anonymous. */
   mappingId: number | null;
 }
 
@@ -113,7 +113,7 @@ export const presentPage = (k: Kernel, mm: MmStruct, hva: number): number => {
 /** The file behind a shared range. @throws Error when it is gone */
 export const fileById = (k: Kernel, id: number): AddressSpace => {
   const mapping = k.state.mappings.get(id);
-  if (mapping?.kind !== 'shmem') throw new Error(`no file ${id}`);
+  if (mapping === undefined || !('invalidateLock' in mapping)) throw new Error(`no file ${id}`);
   return mapping;
 };
 

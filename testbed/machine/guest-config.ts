@@ -1,13 +1,12 @@
 /** Machines as plain objects: what they are made of, and the bounds of it. */
 import type { PolicyName } from '#mm';
+import { type BackingKind, backingHostRamBytes } from './backing.ts';
 import { type PartConfig, partHostRamBytes } from './parts/index.ts';
 
 const MIB = 2 ** 20;
 
 /** Guest memory begins here, as RAM on the board does. */
 export const GUEST_RAM_GPA = 0x8000_0000;
-/** Host virtual address of the first byte of guest memory in every guest's host process. */
-export const GUEST_RAM_HVA = 0x10_0000_0000;
 
 /** Room for a program at 0x80200000, its data and the device tree. */
 export const GUEST_MEMORY_MIN = 4 * MIB;
@@ -26,6 +25,8 @@ export interface GuestConfig {
   harts: number;
   /** null = the host leaves the guest's memory alone. */
   activity: ActivityGaps | null;
+  /** What its memory is made of. Default 'mixed'. */
+  backing?: BackingKind;
   /** Devices beside those that every guest has. */
   parts?: readonly PartConfig[];
 }
@@ -66,7 +67,10 @@ export interface HostConfig {
 /** RAM of the machine that a host with these guests needs. */
 export const hostRamBytes = (config: HostConfig): number =>
   config.guests.reduce(
-    (sum, { memoryBytes, parts = [] }) =>
-      parts.reduce((bytes, part) => bytes + partHostRamBytes(part), sum + memoryBytes),
+    (sum, { memoryBytes, backing = 'mixed', parts = [] }) =>
+      parts.reduce(
+        (bytes, part) => bytes + partHostRamBytes(part),
+        sum + memoryBytes + backingHostRamBytes(backing, memoryBytes),
+      ),
     HOST_SPARE_BYTES,
   );

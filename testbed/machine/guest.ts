@@ -1,9 +1,7 @@
 /**
  * One guest on the host: its process (the VMM), its memory slots, its VM and vCPUs, and the devices
  * that the process emulates for it.
- *
- * Guest memory is two mappings of the process: the lower half private and anonymous, the upper half
- * shared memory (a memfd), so that COW and the page cache are both under the guest.
+ * What its memory is made of says backing.ts.
  */
 import {
   DmaEngine,
@@ -49,24 +47,11 @@ import {
   vmHasMemory,
   vmWriteGuest,
 } from '#kvm';
-import {
-  drive,
-  type Kernel,
-  MAP_ANONYMOUS,
-  MAP_FIXED,
-  MAP_PRIVATE,
-  MAP_SHARED,
-  mmap,
-  type MmStruct,
-  mmCreate,
-  PROT_READ,
-  PROT_WRITE,
-  shmemCreate,
-  mappingPut,
-} from '#mm';
-import { fileById, type GuestRange } from '../actors/targets.ts';
+import { drive, type Kernel, type MmStruct, mmCreate } from '#mm';
+import type { GuestRange } from '../actors/targets.ts';
+import { type Backing, GUEST_RAM_HVA, makeBacking, releaseBacking } from './backing.ts';
 import { LineConsole, type LineListener } from './console.ts';
-import { GUEST_RAM_GPA, GUEST_RAM_HVA, type GuestConfig } from './guest-config.ts';
+import { GUEST_RAM_GPA, type GuestConfig } from './guest-config.ts';
 import type { GuestPart, PartWiring } from './part.ts';
 import { createPart, partTakesVirtioSlot } from './parts/index.ts';
 import { treeRoomFor } from './tree-room.ts';
@@ -81,7 +66,7 @@ export type GuestEnd =
 /** Everything of a guest that is saved; its VM and its address space are saved with their owners. */
 export interface GuestState {
   vmId: number;
-  ranges: GuestRange[];
+  backing: Backing;
   end: GuestEnd | null;
   console: { bytes: number[]; lines: string[] };
   plic: PlicState;
@@ -108,7 +93,7 @@ export class Guest {
   readonly mm: MmStruct;
   readonly vm: Vm;
   readonly vcpus: Vcpu[];
-  readonly ranges: GuestRange[];
+  readonly backing: Backing;
   readonly console: LineConsole;
   readonly port: PinnedPort;
   readonly parts: GuestPart[];
@@ -132,7 +117,7 @@ export class Guest {
     const made = state === undefined ? makeMemory(config, wiring) : findMemory(state, wiring);
     this.mm = made.mm;
     this.vm = made.vm;
-    this.ranges = made.ranges;
+    this.backing = made.backing;
     this.vcpus = Array.from(
       { length: config.harts },
       (_, id) => new Vcpu(kvm, this.vm, id, this.console),
@@ -215,6 +200,11 @@ export class Guest {
     });
   }
 
+  /** The mappings behind its memory. */
+  get ranges(): readonly GuestRange[] {
+    return this.backing.ranges;
+  }
+
   /** Host virtual address of a guest physical one, or -1 where the guest has no memory. */
   private hvaOf(gpa: number): number {
     const slot = gpaToMemSlot(this.vm.slots, gpa);
@@ -283,15 +273,13 @@ export class Guest {
   /** Closes the files behind the guest's memory and its parts: after the end of its process. */
   releaseMemory(): void {
     for (const part of this.parts) part.release();
-    for (const range of this.ranges)
-      if (range.mappingId !== null)
-        drive(mappingPut(this.wiring.k, fileById(this.wiring.k, range.mappingId)));
+    releaseBacking(this.wiring.k, this.backing);
   }
 
   save(): GuestState {
     return {
       vmId: this.vm.id,
-      ranges: this.ranges.map((range) => ({ ...range })),
+      backing: this.backing,
       end: this.end,
       console: this.console.save(),
       plic: this.plic.save(),
@@ -306,46 +294,20 @@ export class Guest {
 interface GuestMemory {
   mm: MmStruct;
   vm: Vm;
-  ranges: GuestRange[];
+  backing: Backing;
 }
 
-/** A host process with guest memory in two halves, and a VM over it. */
+/** A host process with guest memory of the configured kind, and a VM over it. */
 const makeMemory = (config: GuestConfig, wiring: GuestWiring): GuestMemory => {
-  const { k, kvm } = wiring;
+  const { k, kvm, index, firstHart } = wiring;
   const mm = mustNotFail('mmCreate', mmCreate(k));
-  const half = Math.floor(config.memoryBytes / 2 / PAGE_SIZE) * PAGE_SIZE;
-  const halves = [
-    { lenBytes: half, shared: false },
-    { lenBytes: config.memoryBytes - half, shared: true },
-  ];
-  const vm = mustNotFail(
-    'createVm',
-    createVm(kvm, mm, {
-      vmid: wiring.index + 1,
-      nrVcpus: config.harts,
-      firstHart: wiring.firstHart,
-    }),
-  );
-  const ranges: GuestRange[] = [];
-  let offset = 0;
-  for (const { lenBytes, shared } of halves) {
-    const hva = GUEST_RAM_HVA + offset;
-    const mapping = shared ? shmemCreate(k, lenBytes / PAGE_SIZE) : null;
-    const result = drive(
-      mmap(k, mm, {
-        hva,
-        lenBytes,
-        prot: PROT_READ | PROT_WRITE,
-        flags: MAP_FIXED | (shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS),
-        ...(mapping === null ? {} : { mapping, pgoff: 0 }),
-      }),
-    );
-    mustNotFail('mmap of guest memory', result);
-    setMemSlot(vm, { id: ranges.length, gpa: GUEST_RAM_GPA + offset, lenBytes, hva, flags: 0 });
-    ranges.push({ hva, lenBytes, mappingId: mapping?.id ?? null });
-    offset += lenBytes;
-  }
-  return { mm, vm, ranges };
+  const vmConfig = { vmid: index + 1, nrVcpus: config.harts, firstHart };
+  const vm = mustNotFail('createVm', createVm(kvm, mm, vmConfig));
+  const kind = config.backing ?? 'mixed';
+  const backing = makeBacking(k, mm, kind, config.memoryBytes, `guest${index} memory`);
+  for (const [id, { hva, lenBytes }] of backing.ranges.entries())
+    setMemSlot(vm, { id, gpa: GUEST_RAM_GPA + (hva - GUEST_RAM_HVA), lenBytes, hva, flags: 0 });
+  return { mm, vm, backing };
 };
 
 /** The same of a restored machine. */
@@ -353,7 +315,7 @@ const findMemory = (state: GuestState, wiring: GuestWiring): GuestMemory => {
   const vm = wiring.kvm.vms.get(state.vmId);
   const mm = vm && wiring.k.state.mms.get(vm.mmId);
   if (vm === undefined || mm === undefined) throw new Error(`no VM ${state.vmId} in this machine`);
-  return { mm, vm, ranges: state.ranges };
+  return { mm, vm, backing: state.backing };
 };
 
 const mustNotFail = <T>(what: string, result: T | number): T => {
