@@ -43,6 +43,7 @@ build dmacopy "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c dmacopy.c
 build bench-int "${S_MODE[@]}" "${RUNTIME[@]}" bench-int.c
 build bench-touch "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/sv39.c bench-touch.c
 build bench-chase "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/sv39.c bench-chase.c
+build pagecount "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c pagecount.c
 build bare-hello "${M_MODE[@]}" "${BARE_RUNTIME[@]}" bare-hello.c
 for source in wild-*.S; do
     build "${source%.S}" "${S_MODE[@]}" "$source"
