@@ -16,4 +16,28 @@ export { Ns16550 } from './ns16550.ts';
 export type { Ns16550Config, Ns16550State } from './ns16550.ts';
 export { Plic } from './plic.ts';
 export type { PlicConfig, PlicState } from './plic.ts';
-export { EmptyVirtioSlot } from './virtio-mmio.ts';
+export { readChain, VIRTIO_CHAIN_MAX_BYTES, writeChain } from './virtio/chain.ts';
+export type { VirtioChain } from './virtio/chain.ts';
+export {
+  VIRTIO_F_ACCESS_PLATFORM,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_RING_RESET,
+  VIRTIO_F_VERSION_1,
+  VIRTIO_ID_BALLOON,
+  VIRTIO_ID_BLOCK,
+  VIRTIO_ID_CONSOLE,
+  VIRTIO_ID_ENTROPY,
+  VIRTIO_ID_PMEM,
+  virtioFeature,
+} from './virtio/device.ts';
+export type { VirtioDevice, VirtioSharedMemory, VirtioTransport } from './virtio/device.ts';
+export { EmptyVirtioSlot } from './virtio/empty-slot.ts';
+export { VirtioMmio } from './virtio/mmio.ts';
+export type { VirtioMmioConfig, VirtioMmioState } from './virtio/mmio.ts';
+export { Virtqueue } from './virtio/queue.ts';
+export type { VirtqueueState, VirtqueueWires } from './virtio/queue.ts';
+export { VirtioRng } from './virtio/rng.ts';
+export type { VirtioRngConfig } from './virtio/rng.ts';

@@ -19,7 +19,7 @@ export const VIRTIO_VERSION_MODERN = 2;
 /** No device. */
 export const VIRTIO_ID_NONE = 0;
 /** "gupb", little-endian. */
-const VENDOR_ID = 0x6270_7567;
+export const VIRTIO_VENDOR_ID = 0x6270_7567;
 
 export class EmptyVirtioSlot implements MmioDevice {
   read(offset: number, sizeBytes: number): number {
@@ -33,7 +33,7 @@ export class EmptyVirtioSlot implements MmioDevice {
       case VIRTIO_MMIO_DEVICE_ID:
         return VIRTIO_ID_NONE;
       case VIRTIO_MMIO_VENDOR_ID:
-        return VENDOR_ID;
+        return VIRTIO_VENDOR_ID;
       default:
         return 0;
     }
