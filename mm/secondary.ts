@@ -48,7 +48,8 @@ export {
   mmuIntervalReadRetry,
   mmuIntervalSetSeq,
 } from './notifier/interval.ts';
-export { drive } from './path.ts';
+export { pageToPfn, pfnToPage } from './frames/table.ts';
+export { drive, YP_WAIT } from './path.ts';
 export type { Path } from './path.ts';
 export {
   MMU_NOTIFY_CLEAR,
