@@ -19,13 +19,14 @@
  * Submission of a descriptor is the doorbell, or the completion of the one before it. The
  * descriptor and its lists are read then; exactly LATENCY instructions later (or when the memory
  * behind the port is ready, if that is later) the bytes move, in ascending order, then the status
- * word is written, HEAD advances, and the interrupt is raised. A descriptor with an error completes
+ * word is written, HEAD advances, and the interrupt is raised. Where the memory is not ready in the
+ * middle of any of that, the engine goes on there when it is. A descriptor with an error completes
  * like any other, with its status. Without a readable descriptor (a ring that is not there, a size
  * that is not a power of two, TAIL further ahead than the ring is long) there is nowhere to report
  * to: the engine sets the error bits and stands still until it is reset. Clearing IRQ_STATUS bit 1
  * clears the error in STATUS too, unless the engine stands still.
  */
-import { type Clock, DMA_OK, type DmaPort, type IrqLine, type MmioDevice } from '#emu';
+import { type Clock, DMA_OK, DMA_WAIT, type DmaPort, type IrqLine, type MmioDevice } from '#emu';
 import {
   createDmaSegments,
   DMA_DESC_BYTES,
@@ -87,13 +88,16 @@ export interface DmaClient {
 }
 
 /**
- * Memory behind the engine. A port without `post` reaches all of its memory at any time. One with
- * it is told of each submission, and calls the client's wanted() and mapped() in turn until nothing
- * is wanted, at once or later; what was mapped stays so until release().
+ * Memory behind the engine. A port with `post` is told of each submission, and calls the client's
+ * wanted() and mapped() in turn until nothing is wanted, at once or later; what was mapped stays so
+ * until release(). One without it reaches all of its memory at any time, or has `onReady` and answers
+ * DMA_WAIT where it does not. No port has both.
  */
 export interface DmaEnginePort extends DmaPort {
-  /** Copies inside memory, ascending. DMA_OK or DMA_FAULT; after a fault a prefix was copied. */
+  /** Copies inside memory, ascending. After a fault an unspecified prefix was copied; after DMA_WAIT `copied` bytes. */
   copy(toAddress: number, fromAddress: number, lenBytes: number): number;
+  /** Of a port that waits: how far the copy came that DMA_WAIT has ended. */
+  readonly copied?: number;
   post?(client: DmaClient): void;
   /** The descriptor is over, or was given up by a reset. */
   release?(): void;
@@ -107,6 +111,8 @@ const PHASE_DST_LIST = 3;
 const PHASE_SRC = 4;
 const PHASE_DST = 5;
 const PHASE_READY = 6; // for its completion
+const PHASE_MOVING = 7; // its bytes move
+const PHASE_STATUS = 8; // its status is to be written
 
 /** Event: the current descriptor completes. */
 const EVENT_COMPLETE = 0;
@@ -146,6 +152,13 @@ interface Registers {
   listAt: number;
   covered: number;
   segment: number;
+  /** The port has said DMA_WAIT, and has not called yet. */
+  waiting: boolean;
+  /** How far the bytes have moved: segment of each side, and bytes of it. */
+  fromSegment: number;
+  fromDone: number;
+  toSegment: number;
+  toDone: number;
 }
 
 /** What a saved machine keeps of the engine; its event is the clock's, its pins the port's. */
@@ -177,6 +190,11 @@ const afterReset = (): Registers => ({
   listAt: 0,
   covered: 0,
   segment: 0,
+  waiting: false,
+  fromSegment: 0,
+  fromDone: 0,
+  toSegment: 0,
+  toDone: 0,
 });
 
 export class DmaEngine implements MmioDevice, DmaClient {
@@ -198,6 +216,7 @@ export class DmaEngine implements MmioDevice, DmaClient {
     this.request = { address: 0, lenBytes: 0, write: false };
     this.scratch = new Uint8Array(DMA_DESC_BYTES);
     config.clock.receive(this.name, () => this.complete());
+    config.port.onReady?.(() => this.ready());
   }
 
   /** A descriptor is in progress. */
@@ -304,15 +323,13 @@ export class DmaEngine implements MmioDevice, DmaClient {
     const r = this.r;
     switch (r.phase) {
       case PHASE_DESCRIPTOR:
-        if (result !== DMA_OK || !this.readDescriptor()) this.halt();
+        this.readDescriptor(result);
         break;
       case PHASE_SRC_LIST:
-        if (result !== DMA_OK) this.finish(DMA_STATUS_BUS_ERROR);
-        else if (this.readListEntry(this.from)) this.startDestination();
+        if (this.readListEntry(this.from, result)) this.startDestination();
         break;
       case PHASE_DST_LIST:
-        if (result !== DMA_OK) this.finish(DMA_STATUS_BUS_ERROR);
-        else if (this.readListEntry(this.to)) this.startMapping();
+        if (this.readListEntry(this.to, result)) this.startMapping();
         break;
       case PHASE_SRC:
       case PHASE_DST:
@@ -332,13 +349,27 @@ export class DmaEngine implements MmioDevice, DmaClient {
 
   /**
    * Drives no line and schedules nothing: the other ends and the clock are restored too. A
-   * submission that had not begun is posted again.
+   * submission that had not begun is posted again; one that waits is called by its port.
    */
   restore(state: DmaEngineState): void {
     this.r = { ...state.registers };
     restoreDmaSegments(this.from, state.from);
     restoreDmaSegments(this.to, state.to);
     if (this.wanted() !== undefined) this.config.port.post?.(this);
+  }
+
+  /** The port has called: what has waited is tried again. */
+  private ready(): void {
+    const r = this.r;
+    if (!r.waiting) return;
+    r.waiting = false;
+    if (r.phase === PHASE_MOVING || r.phase === PHASE_STATUS) this.complete();
+    else this.advance();
+  }
+
+  /** Goes on with the submission until it is complete, or has to wait. */
+  private advance(): void {
+    while (!this.r.waiting && this.wanted() !== undefined) this.mapped(DMA_OK);
   }
 
   private want(address: number, lenBytes: number, write: boolean): Readonly<DmaMapRequest> {
@@ -364,14 +395,25 @@ export class DmaEngine implements MmioDevice, DmaClient {
     r.descriptor = r.ringHi * 2 ** 32 + r.ringLo + (r.head & (r.ringSize - 1)) * DMA_DESC_BYTES;
     const port = this.config.port;
     if (port.post !== undefined) port.post(this);
-    else while (this.wanted() !== undefined) this.mapped(DMA_OK);
+    else this.advance();
   }
 
-  /** Returns false when the descriptor cannot be read. */
-  private readDescriptor(): boolean {
+  /** Reads from memory, if it is mapped. Returns DMA_OK, DMA_FAULT; or DMA_WAIT, noted. */
+  private fetch(mapped: number, address: number, lenBytes: number): number {
+    if (mapped !== DMA_OK) return mapped;
+    const result = this.config.port.read(address, this.scratch, 0, lenBytes);
+    this.r.waiting = result === DMA_WAIT;
+    return result;
+  }
+
+  private readDescriptor(mapped: number): void {
     const r = this.r;
     const bytes = this.scratch;
-    if (this.config.port.read(r.descriptor, bytes, 0, DMA_DESC_BYTES) !== DMA_OK) return false;
+    const result = this.fetch(mapped, r.descriptor, DMA_DESC_BYTES);
+    if (result !== DMA_OK) {
+      if (!r.waiting) this.halt();
+      return;
+    }
     r.source = dmaAddress(bytes, 0);
     r.destination = dmaAddress(bytes, 8);
     r.flags = dmaWord(bytes, 20);
@@ -383,7 +425,6 @@ export class DmaEngine implements MmioDevice, DmaClient {
     if (r.lenBytes === 0 || r.lenBytes > DMA_MAX_BYTES || (r.flags & ~known) !== 0)
       this.finish(DMA_STATUS_BAD_DESCRIPTOR);
     else this.startSource();
-    return true;
   }
 
   private startSource(): void {
@@ -413,10 +454,10 @@ export class DmaEngine implements MmioDevice, DmaClient {
   }
 
   /** Reads one entry. Returns true when the list covers the descriptor's length. */
-  private readListEntry(list: DmaSegments): boolean {
+  private readListEntry(list: DmaSegments, mapped: number): boolean {
     const r = this.r;
-    if (this.config.port.read(r.listAt, this.scratch, 0, DMA_SG_BYTES) !== DMA_OK) {
-      this.finish(DMA_STATUS_BUS_ERROR);
+    if (this.fetch(mapped, r.listAt, DMA_SG_BYTES) !== DMA_OK) {
+      if (!r.waiting) this.finish(DMA_STATUS_BUS_ERROR);
       return false;
     }
     const lenBytes = Math.min(dmaWord(this.scratch, 8), r.lenBytes - r.covered);
@@ -460,14 +501,24 @@ export class DmaEngine implements MmioDevice, DmaClient {
     this.config.clock.at(r.submittedAt + r.latency, this.name, EVENT_COMPLETE);
   }
 
+  /** The descriptor completes, or goes on doing so where it had to wait. */
   private complete(): void {
     const r = this.r;
-    if (r.outcome === DMA_STATUS_DONE && !this.moveBytes()) r.outcome = DMA_STATUS_BUS_ERROR;
+    if (r.phase === PHASE_READY) this.startMoving();
+    if (r.phase === PHASE_MOVING) {
+      const moved = r.outcome === DMA_STATUS_DONE ? this.moveBytes() : DMA_OK;
+      r.waiting = moved === DMA_WAIT;
+      if (r.waiting) return;
+      if (moved !== DMA_OK) r.outcome = DMA_STATUS_BUS_ERROR;
+      r.phase = PHASE_STATUS;
+    }
     putDmaWord(this.scratch, 0, r.outcome);
     const port = this.config.port;
-    const told = port.write(r.descriptor + DMA_DESC_STATUS, this.scratch, 0, 4) === DMA_OK;
+    const told = port.write(r.descriptor + DMA_DESC_STATUS, this.scratch, 0, 4);
+    r.waiting = told === DMA_WAIT;
+    if (r.waiting) return;
     port.release?.();
-    if (!told) {
+    if (told !== DMA_OK) {
       this.halt();
       return;
     }
@@ -482,33 +533,42 @@ export class DmaEngine implements MmioDevice, DmaClient {
     this.submitNext();
   }
 
-  /** Copies what both lists have in common, piece by piece. Returns false on a bus error. */
-  private moveBytes(): boolean {
-    const { from, to } = this;
-    let source = 0;
-    let target = 0;
-    let sourceDone = 0;
-    let targetDone = 0;
-    while (source < from.count && target < to.count) {
-      const run = Math.min(from.lenBytes[source]! - sourceDone, to.lenBytes[target]! - targetDone);
-      const result = this.config.port.copy(
-        to.address[target]! + targetDone,
-        from.address[source]! + sourceDone,
+  private startMoving(): void {
+    const r = this.r;
+    r.phase = PHASE_MOVING;
+    r.fromSegment = 0;
+    r.fromDone = 0;
+    r.toSegment = 0;
+    r.toDone = 0;
+  }
+
+  /** Copies what both lists have in common, piece by piece. Returns DMA_OK, DMA_FAULT or DMA_WAIT. */
+  private moveBytes(): number {
+    const { from, to, r } = this;
+    const { port } = this.config;
+    while (r.fromSegment < from.count && r.toSegment < to.count) {
+      const fromLeft = from.lenBytes[r.fromSegment]! - r.fromDone;
+      const toLeft = to.lenBytes[r.toSegment]! - r.toDone;
+      const run = Math.min(fromLeft, toLeft);
+      const result = port.copy(
+        to.address[r.toSegment]! + r.toDone,
+        from.address[r.fromSegment]! + r.fromDone,
         run,
       );
-      if (result !== DMA_OK) return false;
-      sourceDone += run;
-      targetDone += run;
-      if (sourceDone === from.lenBytes[source]) {
-        source++;
-        sourceDone = 0;
+      const copied = result === DMA_WAIT ? (port.copied ?? 0) : run;
+      r.fromDone += copied;
+      r.toDone += copied;
+      if (result !== DMA_OK) return result;
+      if (run === fromLeft) {
+        r.fromSegment++;
+        r.fromDone = 0;
       }
-      if (targetDone === to.lenBytes[target]) {
-        target++;
-        targetDone = 0;
+      if (run === toLeft) {
+        r.toSegment++;
+        r.toDone = 0;
       }
     }
-    return true;
+    return DMA_OK;
   }
 
   /** The ring cannot be used. */
