@@ -78,15 +78,24 @@ export interface SecondaryPfn {
   held: boolean;
   /** There is a folio behind it, which releasePfn marks; not in VM_IO and VM_PFNMAP memory. */
   hasFolio: boolean;
+  /**
+   * log2 of the pages that the primary entry maps: 0, 9 or 18. A secondary entry may be as large, and no
+   * larger; as much a hint as `pfn`.
+   */
+  order: number;
   /** Where GUP puts what it finds. */
   pages: Int32Array;
 }
+
+/** An entry of a level maps 512 of the level below. */
+const LEVEL_ORDER = 9;
 
 export const createSecondaryPfn = (): SecondaryPfn => ({
   pfn: -1,
   writable: false,
   held: false,
   hasFolio: false,
+  order: 0,
   pages: new Int32Array(1),
 });
 
@@ -191,6 +200,7 @@ const clearPfn = (out: SecondaryPfn): void => {
   out.writable = false;
   out.held = false;
   out.hasFolio = false;
+  out.order = 0;
 };
 
 /** With a reference. Lockless first, and only for writing: a racing COW could leave a reader on the old page. */
@@ -220,8 +230,18 @@ function* getPfn(
   out.writable = writable;
   out.held = true;
   out.hasFolio = true;
+  out.order = mappingOrder(k, mm, hva, pages[0]!);
   return 0;
 }
+
+/** Order of the entry that maps `page` at `hva`; 0 also where it is another by now. Compare host_pfn_mapping_level() */
+const mappingOrder = (k: Kernel, mm: MmStruct, hva: number, page: number): number => {
+  const leaf = walkLeaf(k, mm, hva);
+  const level = leafLevel(leaf);
+  if (level === 0) return 0;
+  const entry = readOnce(k.memory.i32, leafWord(leaf));
+  return ptePresent(entry) && leafPage(entry, level, hva) === page ? level * LEVEL_ORDER : 0;
+};
 
 /** Gives back the reference of getPfn. */
 const putPfn = (k: Kernel, page: number): void => {
@@ -249,6 +269,7 @@ function* lookUpPfn(
     out.pfn = pageToPfn(leafPage(entry, leafLevel(leaf), hva));
     out.writable = pteWrite(entry);
     out.hasFolio = true;
+    out.order = leafLevel(leaf) * LEVEL_ORDER;
     return 0;
   }
 }
