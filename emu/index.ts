@@ -241,8 +241,8 @@ export {
   TLB_STRIDE,
   TLB_WRITE,
 } from './layout.ts';
-export { PhysMemory } from './memory.ts';
-export type { CodeWriteListener } from './memory.ts';
+export { NO_HART, PhysMemory } from './memory.ts';
+export type { CodeWriteListener, EntryDropper, StoreWatcher } from './memory.ts';
 export {
   COUNT_TLB_MISS_EXEC,
   COUNT_TLB_MISS_READ,
@@ -282,5 +282,15 @@ export {
   ptePpn,
   pteReserved,
 } from './pte.ts';
+export { PersistDomain } from './persist/domain.ts';
+export type {
+  PersistConfig,
+  PersistEvent,
+  PersistMode,
+  PersistState,
+  PickPrefix,
+} from './persist/domain.ts';
+export { PERSIST_LINE_BYTES, PERSIST_UNIT_BYTES } from './persist/lines.ts';
+export { POISON_UNIT_BYTES } from './persist/poison.ts';
 export { DMA_FAULT, DMA_OK, DMA_WAIT } from './wires.ts';
 export type { DmaPort, IrqLine, MmioDevice } from './wires.ts';

@@ -7,7 +7,7 @@
  *   0x0001_0000  hart blocks: registers, CSRs        MAX_HARTS x 8 KiB
  *   0x0010_0000  TLB arrays and walk caches          MAX_HARTS x 256 KiB
  *   0x0040_0000  decoded instructions, by slot       DECODE_SLOTS x (16 KiB + 64 B)
- *   0x0180_0000  code flags, one byte per frame      1 MiB
+ *   0x0180_0000  code flags, one byte per frame      1 MiB   (and who else watches the frame)
  *   0x0190_0000  written flags, one byte per frame   1 MiB
  *   0x0200_0000  RAM (physical 0x8000_0000 onwards)  up to 3.5 GiB
  *
@@ -51,8 +51,13 @@ export const DECODE_BASE = 0x0040_0000;
 export const DECODE_SLOT_BYTES = 2048 * 8 + 64;
 export const DECODE_SLOTS = 1024;
 
-/** One byte per frame of RAM: not zero where instructions of that frame are decoded. */
+/** One byte per frame of RAM: not zero where stores to it must be seen, so that no TLB write entry reaches it. */
 export const CODE_FLAGS = 0x0180_0000;
+/** Why: instructions of the frame are decoded; its stores are watched (emu/persist/). */
+export const FRAME_CODE = 1;
+export const FRAME_WATCHED = 2;
+/** Loads of some of its bytes fail: no read or execute entry reaches it either. Never without FRAME_WATCHED. */
+export const FRAME_POISONED = 4;
 /** One byte per frame of RAM: zero where nobody can have written since the machine was made, so that all of it is zero. */
 export const WRITTEN_FLAGS = 0x0190_0000;
 

@@ -9,6 +9,9 @@
 import { noteBytes } from '#cells';
 import {
   CODE_FLAGS,
+  FRAME_CODE,
+  FRAME_POISONED,
+  FRAME_WATCHED,
   PAGE_MASK,
   PAGE_SHIFT,
   PAGE_SIZE,
@@ -22,6 +25,27 @@ import {
 /** Told that bytes of a frame with decoded instructions have changed. */
 export type CodeWriteListener = (page: number, offsetInPage: number, lenBytes: number) => void;
 
+/**
+ * TLB entries to frames [page, page + nrPages) have to go: those that stores hit, or with `reads` those
+ * of loads and fetches as well.
+ */
+export type EntryDropper = (page: number, nrPages: number, reads: boolean) => void;
+
+/** Memory whose stores, write-backs and fences matter: persistent memory. Offsets into the machine's memory. */
+export interface StoreWatcher {
+  /** Bytes of watched frames have been stored by a hart, or by another agent (-1); perhaps not all in its range. */
+  store(hart: number, offset: number, lenBytes: number): void;
+  /** A hart writes the cache line back that holds the byte: CBO.CLEAN, CBO.FLUSH. */
+  clean(hart: number, offset: number): void;
+  /** A hart has ordered its stores and write-backs. */
+  fence(hart: number): void;
+  /** Is any of the bytes poisoned? */
+  isPoisoned(offset: number, lenBytes: number): boolean;
+}
+
+/** PhysMemory.hart while no hart executes: the host kernel, or a device. */
+export const NO_HART = -1;
+
 export class PhysMemory {
   /** The memory itself, for generated code. Never grows, so the views stay attached. */
   readonly wasm: WebAssembly.Memory;
@@ -33,7 +57,12 @@ export class PhysMemory {
   readonly ramBytes: number;
   /** Frames of RAM. */
   readonly nrPages: number;
+  /** The hart that executes, to whom stores are put down; or NO_HART. */
+  hart: number;
+  /** Watchers of stores. */
+  readonly storeWatchers: StoreWatcher[];
   private readonly codeWriteListeners: CodeWriteListener[];
+  private readonly entryDroppers: EntryDropper[];
 
   /**
    * @param ramBytes a multiple of 4096, at most RAM_MAX_BYTES
@@ -53,7 +82,10 @@ export class PhysMemory {
     this.f64 = new Float64Array(buffer);
     this.ramBytes = ramBytes;
     this.nrPages = ramBytes / PAGE_SIZE;
+    this.hart = NO_HART;
+    this.storeWatchers = [];
     this.codeWriteListeners = [];
+    this.entryDroppers = [];
   }
 
   /** True where all of [pa, pa + lenBytes) is RAM. */
@@ -113,6 +145,37 @@ export class PhysMemory {
     this.zeroBytes(this.pageOffset(page), PAGE_SIZE);
   }
 
+  /** Told which TLB entries a hart must lose. */
+  onDropEntries(dropper: EntryDropper): void {
+    this.entryDroppers.push(dropper);
+  }
+
+  /** Sets flags of a frame, and takes away the TLB entries that are now too many. */
+  flagFrames(page: number, nrPages: number, flags: number): void {
+    const { u8 } = this;
+    let fresh = 0;
+    for (let at = CODE_FLAGS + page; at < CODE_FLAGS + page + nrPages; at++) {
+      fresh |= flags & ~u8[at]!;
+      u8[at] = u8[at]! | flags;
+    }
+    if (fresh === 0) return;
+    for (const drop of this.entryDroppers) drop(page, nrPages, (flags & FRAME_POISONED) !== 0);
+  }
+
+  /** Takes flags back. */
+  unflagFrames(page: number, nrPages: number, flags: number): void {
+    for (let at = CODE_FLAGS + page; at < CODE_FLAGS + page + nrPages; at++)
+      this.u8[at] = this.u8[at]! & ~flags;
+  }
+
+  /** Would a load of these bytes of one page meet poison? */
+  isPoisoned(offset: number, lenBytes: number): boolean {
+    const page = (offset - RAM_OFFSET) >>> PAGE_SHIFT;
+    return (
+      (this.u8[CODE_FLAGS + page]! & FRAME_POISONED) !== 0 && this.poisonSlow(offset, lenBytes)
+    );
+  }
+
   /** Told of every change to frames whose code flag is set. */
   onCodeWrite(listener: CodeWriteListener): void {
     this.codeWriteListeners.push(listener);
@@ -124,7 +187,7 @@ export class PhysMemory {
     const last = (offset + lenBytes - 1 - RAM_OFFSET) >>> PAGE_SHIFT;
     for (let page = first; page <= last; page++) {
       this.u8[WRITTEN_FLAGS + page] = 1;
-      if (this.u8[CODE_FLAGS + page] !== 0) this.wroteCodeSlow(page, offset, lenBytes);
+      if (this.u8[CODE_FLAGS + page] !== 0) this.wroteFlaggedSlow(page, offset, lenBytes);
     }
   }
 
@@ -138,11 +201,19 @@ export class PhysMemory {
     return this.u8[WRITTEN_FLAGS + page] === 0;
   }
 
-  private wroteCodeSlow(page: number, offset: number, lenBytes: number): void {
+  private wroteFlaggedSlow(page: number, offset: number, lenBytes: number): void {
     const start = Math.max(offset, this.pageOffset(page));
     const end = Math.min(offset + lenBytes, this.pageOffset(page + 1));
+    const flags = this.u8[CODE_FLAGS + page]!;
+    if ((flags & FRAME_WATCHED) !== 0)
+      for (const watcher of this.storeWatchers) watcher.store(this.hart, start, end - start);
+    if ((flags & FRAME_CODE) === 0) return;
     for (const listener of this.codeWriteListeners)
       listener(page, start - this.pageOffset(page), end - start);
+  }
+
+  private poisonSlow(offset: number, lenBytes: number): boolean {
+    return this.storeWatchers.some((watcher) => watcher.isPoisoned(offset, lenBytes));
   }
 
   private checkRange(pa: number, lenBytes: number): void {

@@ -6,6 +6,7 @@
  * faults. A store that crosses into a page that faults has stored nothing.
  */
 import { BUS_ERROR } from '../bus.ts';
+import { NO_HART } from '../memory.ts';
 import {
   ACCESS_EXEC,
   ACCESS_READ,
@@ -14,7 +15,7 @@ import {
   MMU_FAULT,
   MMU_MMIO,
 } from '../mmu/mmu.ts';
-import { CAUSE_LOAD_ACCESS, CAUSE_STORE_ACCESS } from './bits.ts';
+import { CAUSE_HARDWARE_ERROR, CAUSE_LOAD_ACCESS, CAUSE_STORE_ACCESS } from './bits.ts';
 import { COUNT_MMIO, type HartCore } from './core.ts';
 
 /** Which address space an access means. */
@@ -43,6 +44,8 @@ export const loadSlow = (
       ? core.mmu.readSlow(vaLo, vaHi)
       : translate(core, vaLo, vaHi, space, false);
   if (offset >= 0) {
+    if (core.memory.isPoisoned(offset, sizeBytes))
+      return accessFault(core, CAUSE_HARDWARE_ERROR, vaLo, vaHi, space);
     readRam(core, offset, sizeBytes);
     return ACCESS_DONE;
   }
@@ -177,6 +180,12 @@ const loadMisaligned = (
   if (locateParts(core, vaLo, vaHi, sizeBytes, space, false) !== ACCESS_DONE) return ACCESS_TRAP;
   const { firstPart, secondPart } = core;
   const inFirst = bytesInFirst(vaLo, sizeBytes);
+  const inSecond = sizeBytes - inFirst;
+  if (
+    core.memory.isPoisoned(firstPart, inFirst) ||
+    (inSecond > 0 && core.memory.isPoisoned(secondPart, inSecond))
+  )
+    return accessFault(core, CAUSE_HARDWARE_ERROR, vaLo, vaHi, space);
   let valueLo = 0;
   let valueHi = 0;
   for (let i = 0; i < sizeBytes; i++) {
@@ -221,8 +230,10 @@ const loadDevice = (
   const pa = core.mmu.pa;
   core.f64[core.countersAt + COUNT_MMIO]!++;
   core.syncClock();
+  core.memory.hart = NO_HART; // what the device does to memory is not the hart's doing
   const low = core.bus.read(pa, sizeBytes === 8 ? 4 : sizeBytes);
   const high = sizeBytes === 8 && low !== BUS_ERROR ? core.bus.read(pa + 4, 4) : 0;
+  core.memory.hart = core.index;
   if (low === BUS_ERROR || high === BUS_ERROR)
     return accessFault(core, CAUSE_LOAD_ACCESS, vaLo, vaHi, space);
   // A device may drive more than the bytes that were asked for.
@@ -245,8 +256,10 @@ const storeDevice = (
   core.syncClock();
   // A device that is told something may write to memory, the reserved place included.
   core.reservation = 0;
+  core.memory.hart = NO_HART;
   let status = core.bus.write(pa, sizeBytes === 8 ? 4 : sizeBytes, valueLo);
   if (sizeBytes === 8 && status !== BUS_ERROR) status = core.bus.write(pa + 4, 4, valueHi);
+  core.memory.hart = core.index;
   if (status === BUS_ERROR) return accessFault(core, CAUSE_STORE_ACCESS, vaLo, vaHi, space);
   return ACCESS_DONE;
 };

@@ -8,6 +8,7 @@
 import * as op from '../isa/ops.ts';
 import { MMU_FAULT } from '../mmu/mmu.ts';
 import {
+  CAUSE_HARDWARE_ERROR,
   CAUSE_LOAD_ACCESS,
   CAUSE_MISALIGNED_LOAD,
   CAUSE_MISALIGNED_STORE,
@@ -42,6 +43,10 @@ export const executeAtomic = (core: HartCore, record: number): number => {
   if (offset < 0) {
     if (offset === MMU_FAULT) core.raiseMmu();
     else core.raise(isLr ? CAUSE_LOAD_ACCESS : CAUSE_STORE_ACCESS, vaLo, vaHi, core.dataIsGuest());
+    return ACCESS_TRAP;
+  }
+  if (!isSc && core.memory.isPoisoned(offset, size)) {
+    core.raise(CAUSE_HARDWARE_ERROR, vaLo, vaHi, core.dataIsGuest());
     return ACCESS_TRAP;
   }
   const q = offset >>> 2;

@@ -88,6 +88,8 @@ export const CAUSE_MACHINE_ECALL = 11;
 export const CAUSE_FETCH_PAGE_FAULT = 12;
 export const CAUSE_LOAD_PAGE_FAULT = 13;
 export const CAUSE_STORE_PAGE_FAULT = 15;
+/** Corrupted or uncorrectable data: the load of a poisoned byte. */
+export const CAUSE_HARDWARE_ERROR = 19;
 export const CAUSE_FETCH_GUEST_PAGE_FAULT = 20;
 export const CAUSE_LOAD_GUEST_PAGE_FAULT = 21;
 export const CAUSE_VIRTUAL_INSTRUCTION = 22;
@@ -96,6 +98,6 @@ export const CAUSE_STORE_GUEST_PAGE_FAULT = 23;
 export const CAUSE_INTERRUPT_HI = 0x8000_0000 | 0;
 
 /** Exceptions that M-mode may delegate (3.1.8): all but the environment call from M-mode. */
-export const MEDELEG_MASK = 0x00f0_b7ff;
+export const MEDELEG_MASK = 0x00f8_b7ff;
 /** Exceptions that HS-mode may delegate to VS-mode (table 15.2.2). */
-export const HEDELEG_MASK = 0x0000_b1ff;
+export const HEDELEG_MASK = 0x0008_b1ff;

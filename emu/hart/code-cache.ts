@@ -8,9 +8,8 @@
  * The record behind the last one stops the interpreter at the end of the page.
  */
 import { OP_PAGE_END } from '../isa/ops.ts';
-import { CODE_FLAGS, DECODE_BASE, DECODE_SLOT_BYTES, DECODE_SLOTS } from '../layout.ts';
+import { DECODE_BASE, DECODE_SLOT_BYTES, DECODE_SLOTS, FRAME_CODE } from '../layout.ts';
 import type { PhysMemory } from '../memory.ts';
-import type { Mmu } from '../mmu/mmu.ts';
 
 /** Words of a slot that are records of the page; the end marks follow. */
 export const SLOT_RECORD_WORDS = 4096;
@@ -30,7 +29,6 @@ export class CodeCache {
   /** Slots taken away from a frame because all were in use. */
   recycled: number;
   private readonly memory: PhysMemory;
-  private readonly mmus: Mmu[];
   /** By slot: the frame that owns it, or -1. */
   private readonly pages: Int32Array;
   /** The slot to be given out next. */
@@ -52,15 +50,9 @@ export class CodeCache {
     this.pages = new Int32Array(DECODE_SLOTS).fill(-1);
     this.next = 0;
     this.recycled = 0;
-    this.mmus = [];
     memory.onCodeWrite((page, offsetInPage, lenBytes) => {
       this.invalidate(page, offsetInPage, lenBytes);
     });
-  }
-
-  /** A hart's MMU, whose write entries must not reach frames with decoded instructions. */
-  attach(mmu: Mmu): void {
-    this.mmus.push(mmu);
   }
 
   /** Gives a frame a slot with nothing decoded. Returns the word index of its first record. */
@@ -70,7 +62,7 @@ export class CodeCache {
     const before = this.pages[slot]!;
     if (before >= 0) {
       this.baseOfPage[before] = 0;
-      this.memory.u8[CODE_FLAGS + before] = 0;
+      this.memory.unflagFrames(before, 1, FRAME_CODE);
       this.recycled++;
     }
     return this.give(slot, page);
@@ -84,7 +76,7 @@ export class CodeCache {
     for (const page of this.pages)
       if (page >= 0) {
         this.baseOfPage[page] = 0;
-        this.memory.u8[CODE_FLAGS + page] = 0;
+        this.memory.unflagFrames(page, 1, FRAME_CODE);
       }
     this.pages.fill(-1);
     state.pages.forEach((page, slot) => {
@@ -100,10 +92,7 @@ export class CodeCache {
     i32.fill(OP_PAGE_END, base + SLOT_RECORD_WORDS, base + SLOT_WORDS);
     this.pages[slot] = page;
     this.baseOfPage[page] = base;
-    if (this.memory.u8[CODE_FLAGS + page] === 0) {
-      this.memory.u8[CODE_FLAGS + page] = 1;
-      for (const mmu of this.mmus) mmu.dropWriteEntries(page);
-    }
+    this.memory.flagFrames(page, 1, FRAME_CODE);
     return base;
   }
 

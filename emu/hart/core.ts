@@ -127,7 +127,6 @@ export class HartCore {
     this.clock = clock;
     this.mmu = new Mmu(memory, index);
     this.code = CodeCache.of(memory);
-    this.code.attach(this.mmu);
     this.i32 = memory.i32;
     this.u16 = memory.u16;
     this.u8 = memory.u8;

@@ -8,7 +8,7 @@
 import type { Bus } from '../bus.ts';
 import type { Clock } from '../clock.ts';
 import { HART_X_DISCARD } from '../layout.ts';
-import type { PhysMemory } from '../memory.ts';
+import { NO_HART, type PhysMemory } from '../memory.ts';
 import type { Mmu, MmuState } from '../mmu/mmu.ts';
 import type { Privilege } from '../mmu/regs.ts';
 import type { CodeCacheState } from './code-cache.ts';
@@ -148,7 +148,9 @@ export class Hart {
     core.trapsAt = 0;
     core.reservation = 0;
     core.checkInterrupts = true;
+    core.memory.hart = core.index;
     const exit = interpret(core);
+    core.memory.hart = NO_HART;
     const retired = core.retired;
     core.syncClock();
     core.running = false;

@@ -5,6 +5,7 @@
  */
 import {
   CODE_FLAGS,
+  FRAME_POISONED,
   HART_BASE,
   HART_DATA_HASH,
   HART_DATA_KEY,
@@ -170,6 +171,7 @@ export class Mmu {
     this.fetchMemo = [bare, bare, bare, bare];
     this.wanted = { flags: 0, atp: 0, ppn: 0, gatp: 0, gppn: 0 };
     this.publish();
+    memory.onDropEntries((page, nrPages, reads) => this.tlb.dropEntries(page, nrPages, reads));
   }
 
   /** After a slow path that did not fault: the physical address. */
@@ -197,22 +199,23 @@ export class Mmu {
     const c = this.dataContext;
     const page = this.walker.translate(c, vaLo, vaHi, PTE_R, false);
     if (page < 0) return this.noRam(page, c, vaLo, vaHi, ACCESS_READ);
-    this.tlb.fill(this.tlb.readBase, c, vaLo, vaHi, page);
+    if (this.mayCache(page)) this.tlb.fill(this.tlb.readBase, c, vaLo, vaHi, page);
     if (this.walker.level > 0) c.superpages.add(this.walker.level, vaLo, vaHi);
     return this.found(page + (vaLo & PAGE_MASK));
   }
 
-  /** For a frame that holds decoded instructions: the offset, but no write entry; the writer calls memory.wrote(). */
+  /** For a frame that CODE_FLAGS names: the offset, but no write entry; the writer calls memory.wrote(). */
   writeSlow(vaLo: number, vaHi: number): number {
     this.f64[this.counters + COUNT_TLB_MISS_WRITE]!++;
     const c = this.dataContext;
     const page = this.walker.translate(c, vaLo, vaHi, PTE_W, false);
     if (page < 0) return this.noRam(page, c, vaLo, vaHi, ACCESS_WRITE);
-    // Whatever may be written may be read: W without R is reserved, in both stages.
-    this.tlb.fill(this.tlb.readBase, c, vaLo, vaHi, page);
     const frame = (page - RAM_OFFSET) >>> PAGE_SHIFT;
     this.u8[WRITTEN_FLAGS + frame] = 1;
-    if (this.u8[CODE_FLAGS + frame] === 0) this.tlb.fill(this.tlb.writeBase, c, vaLo, vaHi, page);
+    const flags = this.u8[CODE_FLAGS + frame]!;
+    // Whatever may be written may be read: W without R is reserved, in both stages.
+    if (flags < FRAME_POISONED) this.tlb.fill(this.tlb.readBase, c, vaLo, vaHi, page);
+    if (flags === 0) this.tlb.fill(this.tlb.writeBase, c, vaLo, vaHi, page);
     if (this.walker.level > 0) c.superpages.add(this.walker.level, vaLo, vaHi);
     return this.found(page + (vaLo & PAGE_MASK));
   }
@@ -222,7 +225,7 @@ export class Mmu {
     const c = this.fetchContext;
     const page = this.walker.translate(c, vaLo, vaHi, PTE_X, true);
     if (page < 0) return this.noRam(page, c, vaLo, vaHi, ACCESS_EXEC);
-    this.tlb.fill(this.tlb.execBase, c, vaLo, vaHi, page);
+    if (this.mayCache(page)) this.tlb.fill(this.tlb.execBase, c, vaLo, vaHi, page);
     if (this.walker.level > 0) c.superpages.add(this.walker.level, vaLo, vaHi);
     return this.found(page + (vaLo & PAGE_MASK));
   }
@@ -339,11 +342,6 @@ export class Mmu {
       this.count(COUNT_FLUSHES);
     }
     this.publish();
-  }
-
-  /** A frame gets decoded instructions: no write entry may reach it any more. */
-  dropWriteEntries(page: number): void {
-    this.tlb.dropWriteEntries(page);
   }
 
   /** Does any live entry map to this frame? Reads all three arrays. */
@@ -477,6 +475,11 @@ export class Mmu {
   private flushContext(c: Context): void {
     this.table.retire(c);
     this.count(COUNT_FLUSHES);
+  }
+
+  /** May the read and execute arrays hold a page? Not one with bytes whose load fails. */
+  private mayCache(page: number): boolean {
+    return this.u8[CODE_FLAGS + ((page - RAM_OFFSET) >>> PAGE_SHIFT)]! < FRAME_POISONED;
   }
 
   /** Notes the offset for `pa`, and returns it. */

@@ -137,12 +137,16 @@ export class Tlb {
     i32[t + 3] = hi >>> 12;
   }
 
-  /** Drops every write entry that reaches a frame. */
-  dropWriteEntries(page: number): void {
+  /** Drops every write entry that reaches one of the frames; with `reads` every entry. */
+  dropEntries(page: number, nrPages: number, reads: boolean): void {
     const i32 = this.i32;
-    const frame = (RAM_OFFSET >>> 12) + page;
-    const end = this.writeBase + TLB_ENTRIES * 4;
-    for (let t = this.writeBase; t < end; t += 4) if (this.frameOf(t) === frame) i32[t] = 0;
+    const first = (RAM_OFFSET >>> 12) + page;
+    const begin = reads ? this.readBase : this.writeBase;
+    const end = reads ? begin + 3 * TLB_ENTRIES * 4 : begin + TLB_ENTRIES * 4;
+    for (let t = begin; t < end; t += 4) {
+      const frame = this.frameOf(t);
+      if (frame >= first && frame < first + nrPages) i32[t] = 0;
+    }
   }
 
   /** Does an entry whose key is live reach the frame, in any of the arrays? */

@@ -24,7 +24,7 @@ import {
   RAM_PFN_BASE,
 } from '#emu';
 import { SPACE_KEY_LIMIT } from '../../../emu/mmu/context.ts';
-import { CODE_FLAGS, TLB_BASE, TLB_STRIDE } from '../../../emu/layout.ts';
+import { FRAME_CODE, TLB_BASE, TLB_STRIDE } from '../../../emu/layout.ts';
 import { accessOffset } from '../../support/mmu-access.ts';
 
 const PAGES = 512;
@@ -346,8 +346,7 @@ describe('entries', () => {
     const a = space(0);
     useSatp(a.root, 1);
     mmu.storeOffset(VA, 0, 8);
-    memory.u8[CODE_FLAGS + DATA] = 1;
-    mmu.dropWriteEntries(DATA);
+    memory.flagFrames(DATA, 1, FRAME_CODE);
     const before = mmu.counts().tlbMissWrite;
     for (let i = 0; i < 3; i++)
       expect(mmu.storeOffset(VA, 0, 8)).toBe(RAM_OFFSET + DATA * PAGE_SIZE);
