@@ -18,6 +18,8 @@ export { Plic } from './plic.ts';
 export type { PlicConfig, PlicState } from './plic.ts';
 export { readChain, VIRTIO_CHAIN_MAX_BYTES, writeChain } from './virtio/chain.ts';
 export type { VirtioChain } from './virtio/chain.ts';
+export { VirtioConsole } from './virtio/console.ts';
+export type { VirtioConsoleConfig, VirtioConsoleState } from './virtio/console.ts';
 export {
   VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_EVENT_IDX,

@@ -3,12 +3,17 @@
  * the kind's own, and plain data.
  */
 import type { GuestPart, PartKind, PartWiring } from '../part.ts';
+import { VIRTIO_CONSOLE_PART, type VirtioConsolePartConfig } from './virtio-console.ts';
+import { VIRTIO_RNG_PART, type VirtioRngPartConfig } from './virtio-rng.ts';
 
 /** Kind -> how it is made. A new kind of part adds its line here, and its config below. */
-const PART_KINDS = {} satisfies Record<string, PartKind<never>>;
+const PART_KINDS = {
+  'virtio-console': VIRTIO_CONSOLE_PART,
+  'virtio-rng': VIRTIO_RNG_PART,
+} satisfies Record<string, PartKind<never>>;
 
 /** What is plugged into a guest. */
-export type PartConfig = { kind: string };
+export type PartConfig = VirtioConsolePartConfig | VirtioRngPartConfig;
 
 const kindOf = (config: PartConfig): PartKind<PartConfig> => {
   const kind = (PART_KINDS as Record<string, PartKind<PartConfig>>)[config.kind];
