@@ -17,6 +17,28 @@ export type { Ns16550Config, Ns16550State } from './ns16550.ts';
 export { Plic } from './plic.ts';
 export type { PlicConfig, PlicState } from './plic.ts';
 export { readChain, VIRTIO_CHAIN_MAX_BYTES, writeChain } from './virtio/chain.ts';
+export {
+  BALLOON_PAGE_BYTES,
+  BALLOON_STATS,
+  VirtioBalloon,
+} from './virtio/balloon.ts';
+export type {
+  BalloonBackend,
+  BalloonClient,
+  BalloonJob,
+  BalloonRange,
+  VirtioBalloonConfig,
+  VirtioBalloonState,
+} from './virtio/balloon.ts';
+export { VirtioBlk } from './virtio/blk.ts';
+export type {
+  BlkBackend,
+  BlkClient,
+  VirtioBlkConfig,
+  VirtioBlkState,
+} from './virtio/blk.ts';
+export { BLK_SECTOR_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK } from './virtio/blk-request.ts';
+export type { BlkPiece, BlkRange, BlkRequest } from './virtio/blk-request.ts';
 export type { VirtioChain } from './virtio/chain.ts';
 export { VirtioConsole } from './virtio/console.ts';
 export type { VirtioConsoleConfig, VirtioConsoleState } from './virtio/console.ts';
@@ -39,6 +61,14 @@ export type { VirtioDevice, VirtioSharedMemory, VirtioTransport } from './virtio
 export { EmptyVirtioSlot } from './virtio/empty-slot.ts';
 export { VirtioMmio } from './virtio/mmio.ts';
 export type { VirtioMmioConfig, VirtioMmioState } from './virtio/mmio.ts';
+export { VirtioPmem } from './virtio/pmem.ts';
+export type {
+  PmemBackend,
+  PmemClient,
+  PmemFlush,
+  VirtioPmemConfig,
+  VirtioPmemState,
+} from './virtio/pmem.ts';
 export { Virtqueue } from './virtio/queue.ts';
 export type { VirtqueueState, VirtqueueWires } from './virtio/queue.ts';
 export { VirtioRng } from './virtio/rng.ts';
