@@ -27,6 +27,7 @@ S_MODE=(-Wl,--defsym=LOAD_BASE=0x80200000)
 M_MODE=(-Wl,--defsym=LOAD_BASE=0x80000000)
 
 RUNTIME=(lib/crt0.S lib/runtime.c lib/sbi.c lib/print.c)
+VIRTIO=(lib/virtio.c lib/virtq-split.c lib/virtq-packed.c)
 BARE_RUNTIME=(lib/crt0-bare.S lib/uart.c lib/print.c)
 
 # build NAME LINK-FLAG SOURCE...
@@ -44,6 +45,7 @@ build bench-int "${S_MODE[@]}" "${RUNTIME[@]}" bench-int.c
 build bench-touch "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/sv39.c bench-touch.c
 build bench-chase "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/sv39.c bench-chase.c
 build pagecount "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c pagecount.c
+build virtio-rng "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-rng.c
 build bare-hello "${M_MODE[@]}" "${BARE_RUNTIME[@]}" bare-hello.c
 for source in wild-*.S; do
     build "${source%.S}" "${S_MODE[@]}" "$source"

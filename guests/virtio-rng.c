@@ -1,0 +1,167 @@
+/*
+ * virtio-rng: asks for random bytes in buffers of every shape, many at a time, and looks at what came.
+ *
+ * A buffer is up to MAX_SEGMENTS pieces of memory with guard bytes around each. What the device says
+ * it wrote must be there and nothing else changed; all the bytes together must look random: every
+ * value about as often as any other.
+ *
+ * Parameter 0 = features of the rings that are left alone: 1 packed, 2 indirect, 4 event index,
+ * 8 notification data. Parameter 1 = requests (default 400).
+ */
+#include "plic.h"
+#include "print.h"
+#include "runtime.h"
+#include "virtio.h"
+
+#define DEFAULT_REQUESTS 400
+#define NR_BUFFERS 24 /* out at a time */
+#define MAX_SEGMENTS 4
+#define SEGMENT_BYTES 300
+#define GUARD_BYTES 16
+#define GUARD 0xa5
+#define SEED 0x726e67UL
+
+struct buffer {
+    u8 bytes[MAX_SEGMENTS][GUARD_BYTES + SEGMENT_BYTES + GUARD_BYTES];
+    struct virtq_segment segment[MAX_SEGMENTS];
+    u32 nr_segments, total;
+};
+
+static struct virtio_device device;
+static struct virtq queue;
+static struct buffer buffers[NR_BUFFERS];
+static u64 hart, random_state = SEED;
+static volatile u64 interrupts;
+static u64 failures, seen[256], total;
+
+void trap_handler(struct trap_frame *frame)
+{
+    if (frame->scause != CAUSE_EXTERNAL_INTERRUPT)
+        trap_unexpected(frame);
+    u32 source = plic_claim(hart);
+    if (source == device.irq) {
+        virtio_acknowledge(&device);
+        interrupts++;
+    }
+    if (source != 0)
+        plic_complete(hart, source);
+}
+
+static void failed(const char *what, u64 got)
+{
+    if (failures++ < 8)
+        print("virtio-rng: %s: %u\n", what, got);
+}
+
+/* Pieces of any length at any place between the guards, all of them the device's to write. */
+static void plan(struct buffer *b)
+{
+    b->nr_segments = 1 + random_below(&random_state, MAX_SEGMENTS);
+    b->total = 0;
+    for (u32 i = 0; i < b->nr_segments; i++) {
+        u32 len = 1 + random_below(&random_state, SEGMENT_BYTES);
+        u32 offset = random_below(&random_state, SEGMENT_BYTES - len + 1);
+        memset(b->bytes[i], GUARD, sizeof b->bytes[i]);
+        b->segment[i] = (struct virtq_segment){ &b->bytes[i][GUARD_BYTES + offset], len, 1 };
+        b->total += len;
+    }
+}
+
+/* Counts the bytes that were written; everything else must be as it was. */
+static void check(struct buffer *b, u32 written)
+{
+    if (written == 0 || written > b->total)
+        failed("bytes written", written);
+    u32 left = written;
+    for (u32 i = 0; i < b->nr_segments; i++) {
+        const u8 *first = b->segment[i].address;
+        u32 len = b->segment[i].len < left ? b->segment[i].len : left;
+        for (u32 j = 0; j < sizeof b->bytes[i]; j++) {
+            const u8 *byte = &b->bytes[i][j];
+            if (byte >= first && byte < first + len)
+                seen[*byte]++;
+            else if (*byte != GUARD)
+                failed("a byte beside the buffer", *byte);
+        }
+        left -= len;
+    }
+    total += written;
+}
+
+/* Chi squared over 255 degrees of freedom: beyond 360 is rarer than once in ten thousand. */
+static void check_distribution(void)
+{
+    u64 sum = 0, expected = total / 256;
+    for (u32 i = 0; i < 256; i++) {
+        s64 off = (s64)seen[i] - (s64)expected;
+        sum += (u64)(off * off);
+    }
+    if (expected == 0 || sum / expected > 360)
+        failed("chi squared", expected == 0 ? 0 : sum / expected);
+}
+
+int main(u64 this_hart, const void *fdt)
+{
+    (void)fdt;
+    hart = this_hart;
+    u64 requests = parameter(1, DEFAULT_REQUESTS), left_alone = parameter(0, 0);
+    u64 wanted = VIRTIO_RING_FEATURES;
+    if (left_alone & 1)
+        wanted &= ~VIRTIO_F_RING_PACKED;
+    if (left_alone & 2)
+        wanted &= ~VIRTIO_F_INDIRECT_DESC;
+    if (left_alone & 4)
+        wanted &= ~VIRTIO_F_EVENT_IDX;
+    if (left_alone & 8)
+        wanted &= ~VIRTIO_F_NOTIFICATION_DATA;
+    if (!virtio_find(VIRTIO_ID_ENTROPY, &device) || !virtio_negotiate(&device, wanted) ||
+        !virtq_setup(&queue, &device, 0, 0)) {
+        print("virtio-rng: no device\n");
+        return 1;
+    }
+    plic_enable(hart, device.irq);
+    virtio_ready(&device);
+    print("virtio-rng: %s ring, indirect %u, event index %u\n",
+          virtq_has(&queue, VIRTIO_F_RING_PACKED) ? "packed" : "split",
+          (u64)virtq_has(&queue, VIRTIO_F_INDIRECT_DESC),
+          (u64)virtq_has(&queue, VIRTIO_F_EVENT_IDX));
+
+    u64 asked = 0, got = 0;
+    struct buffer *spare[NR_BUFFERS];
+    u32 nr_spare = NR_BUFFERS;
+    for (u32 i = 0; i < NR_BUFFERS; i++)
+        spare[i] = &buffers[i];
+    while (got < requests) {
+        while (asked < requests && nr_spare > 0) {
+            struct buffer *b = spare[nr_spare - 1];
+            plan(b);
+            if (!virtq_add(&queue, b->segment, b->nr_segments, b))
+                break;
+            nr_spare--;
+            asked++;
+        }
+        virtq_kick(&queue);
+        /* Interrupts are off between the look and the sleep; wfi wakes for a pending one. */
+        csr_clear(sstatus, SSTATUS_SIE);
+        u32 written;
+        struct buffer *b;
+        u64 before = got;
+        while ((b = virtq_get(&queue, &written)) != 0) {
+            check(b, written);
+            spare[nr_spare++] = b;
+            got++;
+        }
+        if (got == before)
+            wait_for_interrupt();
+        csr_set(sstatus, SSTATUS_SIE);
+    }
+    check_distribution();
+    if (interrupts == 0)
+        failed("interrupts", interrupts);
+    if (failures != 0) {
+        print("virtio-rng: FAILED\n");
+        return 1;
+    }
+    print("virtio-rng: %u requests\nvirtio-rng: ok\n", got);
+    return 0;
+}
