@@ -1,27 +1,44 @@
 /** What the sanitizer asks kvm: every entry of every G-stage table, as the hva it stands for. */
 import { PTE_W } from '#emu';
-import type { MmStruct } from '#mm/secondary';
+import type { NotifierRange, SecondaryVisitor } from '#mm/secondary';
 import { GSTAGE_GPA_LIMIT, gstageFlags, gstageNextMapped, gstagePfn } from './gstage.ts';
 import { gpaToHva, gpaToMemSlot } from './memslot.ts';
-import { type Kvm, mmOfVm } from './vm.ts';
+import { type Kvm, mmOfVm, type Vm } from './vm.ts';
+
+/** Part of an address space. */
+type Within = Pick<NotifierRange, 'mm' | 'start' | 'end'>;
 
 /**
- * Calls `visit` for every mapped page of every VM.
+ * Calls `visit` for every mapped page of every VM, or of those that stand for a part of one's address space.
  * @throws Error for an entry outside the memory slots, which no fault can have made
  */
-export const visitSecondaryEntries = (
-  kvm: Kvm,
-  visit: (mm: MmStruct, hva: number, pfn: number, writable: boolean) => void,
-): void => {
+export const visitSecondaryEntries = (kvm: Kvm, visit: SecondaryVisitor, within?: Within): void => {
   for (const vm of kvm.vms.values()) {
-    let gpa = gstageNextMapped(kvm.k, vm.gstage, 0, GSTAGE_GPA_LIMIT);
-    while (gpa >= 0) {
-      const slot = gpaToMemSlot(vm.slots, gpa);
-      if (slot === undefined)
-        throw new Error(`vm ${vm.id}: gpa 0x${gpa.toString(16)} is mapped and in no memory slot`);
-      const writable = (gstageFlags(kvm.k, vm.gstage, gpa) & PTE_W) !== 0;
-      visit(mmOfVm(kvm, vm), gpaToHva(slot, gpa), gstagePfn(kvm.k, vm.gstage, gpa), writable);
-      gpa = gstageNextMapped(kvm.k, vm.gstage, gpa + 4096, GSTAGE_GPA_LIMIT);
-    }
+    if (within === undefined) visitPages(kvm, vm, 0, GSTAGE_GPA_LIMIT, visit);
+    else if (vm.mmId === within.mm.id)
+      for (const { gpa, hva, lenBytes } of vm.slots) {
+        const start = Math.max(within.start, hva);
+        const end = Math.min(within.end, hva + lenBytes);
+        if (start < end) visitPages(kvm, vm, gpa + (start - hva), gpa + (end - hva), visit);
+      }
+  }
+};
+
+/** Those in [gpa, endGpa) of one VM. */
+const visitPages = (
+  kvm: Kvm,
+  vm: Vm,
+  startGpa: number,
+  endGpa: number,
+  visit: SecondaryVisitor,
+): void => {
+  let gpa = gstageNextMapped(kvm.k, vm.gstage, startGpa, endGpa);
+  while (gpa >= 0) {
+    const slot = gpaToMemSlot(vm.slots, gpa);
+    if (slot === undefined)
+      throw new Error(`vm ${vm.id}: gpa 0x${gpa.toString(16)} is mapped and in no memory slot`);
+    const writable = (gstageFlags(kvm.k, vm.gstage, gpa) & PTE_W) !== 0;
+    visit(mmOfVm(kvm, vm), gpaToHva(slot, gpa), gstagePfn(kvm.k, vm.gstage, gpa), writable);
+    gpa = gstageNextMapped(kvm.k, vm.gstage, gpa + 4096, endGpa);
   }
 };

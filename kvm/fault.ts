@@ -20,15 +20,19 @@ import {
   type SecondaryPfn,
 } from '#mm/secondary';
 import {
+  GSTAGE_MAX_LEVEL,
   GSTAGE_READ_ONLY,
   GSTAGE_READ_WRITE,
   GSTAGE_REPLACED,
   GSTAGE_UNCHANGED,
+  gstageBytes,
+  gstageFreeDetached,
   gstageMap,
 } from './gstage.ts';
 import {
   gpaToHva,
   gpaToMemSlot,
+  type MemSlot,
   markPageDirtyInSlot,
   slotLogsDirty,
   slotReadOnly,
@@ -37,13 +41,33 @@ import { countVm } from './stat.ts';
 import { flushGStageRange } from './tlb.ts';
 import { type Kvm, mmOfVm, type Vm } from './vm.ts';
 
-/** An invalidation that covers `gpa` is open. */
-const invalidating = (state: InvalidateState, gpa: number): boolean =>
-  state.inProgress > 0 && gpa >= state.rangeStart && gpa < state.rangeEnd;
+/** An invalidation that meets [gpa, endGpa) is open. */
+const invalidating = (state: InvalidateState, gpa: number, endGpa: number): boolean =>
+  state.inProgress > 0 && gpa < state.rangeEnd && endGpa > state.rangeStart;
+
+/** log2 of the pages that one level more multiplies by. */
+const LEVEL_ORDER = 9;
+
+/**
+ * The largest leaf that may map a page: no larger than the primary entry, inside the slot, where gpa and
+ * hva are aligned alike, and nothing of it is being invalidated. A logged slot counts single pages.
+ * Compare arch/x86/kvm/mmu/mmu.c:kvm_mmu_hugepage_adjust(), arch/riscv/kvm/mmu.c.
+ */
+const levelFor = (vm: Vm, slot: MemSlot, gpa: number, order: number): number => {
+  if (slotLogsDirty(slot)) return 0;
+  for (let level = Math.min(order / LEVEL_ORDER, GSTAGE_MAX_LEVEL); level > 0; level--) {
+    const bytes = gstageBytes(level);
+    const start = gpa - (gpa % bytes);
+    if (start < slot.gpa || start + bytes > slot.gpa + slot.lenBytes) continue;
+    if (gpaToHva(slot, start) % bytes !== 0) continue;
+    if (!invalidating(vm.invalidate, start, start + bytes)) return level;
+  }
+  return 0;
+};
 
 /**
  * Maps the page at `gpa`, which is in a memory slot, so that the guest can read and execute it, or
- * write it. Returning 0 does not promise that the entry is still there: then the guest faults again.
+ * write it; with it as much as the host maps by one entry. Returning 0 does not promise that the entry is still there: then the guest faults again.
  * @param scratch the caller's record for what is looked up, so that nothing is allocated
  * @returns 0, or -errno: -EFAULT when nothing usable is mapped at the hva
  */
@@ -71,7 +95,7 @@ export function* mapGuestPage(
     if (stale) {
       releasePfn(k, scratch, false, false);
       countVm(vm.stat, 'faultRetries');
-      while (invalidating(vm.invalidate, gpa)) yield YP_WAIT;
+      while (invalidating(vm.invalidate, gpa, gpa + PAGE_SIZE)) yield YP_WAIT;
       continue;
     }
     if (write && !scratch.writable) {
@@ -81,14 +105,20 @@ export function* mapGuestPage(
     // A logged page becomes writable by a write only, or the log would miss the first one.
     const writable = scratch.writable && !slotReadOnly(slot) && (write || !slotLogsDirty(slot));
     const flags = writable ? GSTAGE_READ_WRITE : GSTAGE_READ_ONLY;
-    const result = gstageMap(k, vm.gstage, gpa, scratch.pfn, flags);
+    const level = levelFor(vm, slot, gpa, scratch.order);
+    const within = gpa % gstageBytes(level);
+    const firstPfn = scratch.pfn - within / PAGE_SIZE;
+    const result = gstageMap(k, vm.gstage, gpa - within, firstPfn, flags, level);
     if (result < 0) {
       releasePfn(k, scratch, false, false);
       return result;
     }
     if (result === GSTAGE_UNCHANGED) countVm(vm.stat, 'gstageSpurious');
-    else countVm(vm.stat, 'gstageInstalled');
-    if (result === GSTAGE_REPLACED) flushGStageRange(kvm, vm, gpa, gpa + PAGE_SIZE);
+    else countVm(vm.stat, level > 0 ? 'gstageInstalledHuge' : 'gstageInstalled');
+    if (result === GSTAGE_REPLACED) {
+      flushGStageRange(kvm, vm, gpa - within, gpa - within + gstageBytes(level));
+      gstageFreeDetached(k, vm.gstage);
+    }
     // Dirty at installation, under the lock: later would race with writeback that the notifier has
     // already passed on (compare kvm_release_faultin_page()).
     if (writable) markPageDirtyInSlot(slot, gpa);

@@ -1,5 +1,4 @@
 /** The door of kvm/: the hypervisor. */
-export { visitSecondaryEntries } from './audit.ts';
 export { dirtyPageNumbers, harvestDirtyLog, markGuestDirty } from './dirty-log.ts';
 export type {
   BudgetExit,

@@ -34,8 +34,9 @@ export interface VmStat {
   gstageFaultsRead: number;
   gstageFaultsWrite: number;
   gstageFaultsExec: number;
-  /** Entries installed, and those found installed by somebody else. */
+  /** Entries installed, of 4 KiB and larger, and those found installed by somebody else. */
   gstageInstalled: number;
+  gstageInstalledHuge: number;
   gstageSpurious: number;
   /** Faults that an invalidation between lookup and installation sent back. */
   faultRetries: number;
@@ -47,6 +48,8 @@ export interface VmStat {
   /** Of these, the ones whose frame was in some hart's TLB at that moment; all, and by event. */
   zapsInTlb: number;
   zapsInTlbByEvent: Int32Array;
+  /** Ranges that aging found used, and made old. */
+  aged: number;
   /** hfence.gvma executed, summed over harts. */
   hfences: number;
   /** Harvests of a dirty bitmap, and the pages they gave. */
@@ -63,6 +66,7 @@ export const createVmStat = (): VmStat => ({
   gstageFaultsWrite: 0,
   gstageFaultsExec: 0,
   gstageInstalled: 0,
+  gstageInstalledHuge: 0,
   gstageSpurious: 0,
   faultRetries: 0,
   invalidations: 0,
@@ -70,6 +74,7 @@ export const createVmStat = (): VmStat => ({
   zaps: 0,
   zapsInTlb: 0,
   zapsInTlbByEvent: new Int32Array(NR_EVENTS),
+  aged: 0,
   hfences: 0,
   dirtyHarvests: 0,
   dirtyPages: 0,

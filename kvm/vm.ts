@@ -16,6 +16,7 @@ import {
   registerSecondaryOps,
   unregisterSecondary,
 } from '#mm/secondary';
+import { visitSecondaryEntries } from './audit.ts';
 import {
   GSTAGE_GPA_LIMIT,
   type GStage,
@@ -132,7 +133,10 @@ export const createKvm = (k: Kernel, harts: readonly Hart[], state?: KvmState): 
     heldStamps: new Int32Array(k.memory.nrPages),
     heldStamp: 0,
   };
-  registerSecondaryOps(k, KVM_NOTIFIER, notifierOpsOf(kvm));
+  registerSecondaryOps(k, KVM_NOTIFIER, {
+    ...notifierOpsOf(kvm),
+    visitEntries: (visit, within) => visitSecondaryEntries(kvm, visit, within),
+  });
   return kvm;
 };
 
