@@ -177,7 +177,7 @@ export {
   F_SEAL_WRITE,
 } from './fs/seals.ts';
 export { secretmemCreate } from './fs/secretmem.ts';
-export { filePunchHole, fileRead, fileTruncate, fileWrite } from './fs/file.ts';
+export { filePunchHole, fileRead, fileTruncate, fileWrite, fileZeroRange } from './fs/file.ts';
 export { shmemCreate, shmemRead, shmemWrite } from './fs/shmem.ts';
 export { MEMORY_BLOCK_PAGES, offlinePages, onlinePages } from './hotplug/hotplug.ts';
 export type { OfflineOptions, OfflineReport } from './hotplug/hotplug.ts';

@@ -10,7 +10,7 @@ import type { Path } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import { daxRead, daxWrite } from './dax/rw.ts';
 import { extentRead, extentWrite } from './extent/file.ts';
-import { punchFile, resizeFile } from './resize.ts';
+import { punchFile, resizeFile, zeroFile } from './resize.ts';
 import { shmemRead, shmemWrite } from './shmem.ts';
 import { shmemPunchHole, shmemTruncate } from './shmem-range.ts';
 
@@ -89,4 +89,20 @@ export function* filePunchHole(
     default:
       return -EINVAL;
   }
+}
+
+/**
+ * Zeroes [startByte, endByte) of a file on a device without writing them; its blocks stay promised. The
+ * file keeps its size.
+ * @returns as filePunchHole; -ENOSPC; -EINVAL for files that are not on a device
+ */
+export function* fileZeroRange(
+  k: Kernel,
+  mapping: AddressSpace,
+  startByte: number,
+  endByte: number,
+): Path<number> {
+  if (startByte < 0 || endByte <= startByte || !Number.isInteger(startByte)) return -EINVAL;
+  if (mapping.kind !== 'extent' && mapping.kind !== 'fsdax') return -EINVAL;
+  return yield* zeroFile(k, mapping, startByte, endByte);
 }

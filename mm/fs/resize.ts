@@ -15,6 +15,7 @@ import { type Path, YP_TRUNCATE_UNMAPPED } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import { daxBreakLayouts } from './dax/layout.ts';
 import { inodeOfMapping, setInodeSize } from './extent/inode.ts';
+import { extentFallocate } from './extent/map.ts';
 import { extentFreeBlocks, extentSetSize, extentZeroRange } from './extent/size.ts';
 
 const roundUp = (bytes: number): number => Math.ceil(bytes / PAGE_SIZE) * PAGE_SIZE;
@@ -73,12 +74,13 @@ function* punchLocked(
   return yield* extentFreeBlocks(k, mapping, first, nr);
 }
 
-/** fallocate(FALLOC_FL_PUNCH_HOLE). @returns 0, -ENOSPC, -ENOMEM, -EIO, -EINTR as resizeFile */
-export function* punchFile(
+/** A hole; with `allocate` its whole pages get blocks again, which have never been written. */
+function* punchOrZero(
   k: Kernel,
   mapping: AddressSpace,
   startByte: number,
   endByte: number,
+  allocate: boolean,
 ): Path<number> {
   const inode = inodeOfMapping(mapping);
   yield* downWrite(inode.lock);
@@ -90,7 +92,26 @@ export function* punchFile(
   if (startByte < end && mapping.dax !== null)
     error = yield* daxBreakLayouts(k, mapping, startByte, end);
   if (startByte < end && error === 0) error = yield* punchLocked(k, mapping, startByte, end);
+  const first = Math.ceil(startByte / PAGE_SIZE);
+  const nr = Math.floor(end / PAGE_SIZE) - first;
+  if (allocate && nr > 0 && error === 0) error = yield* extentFallocate(k, mapping, first, nr);
   upWrite(mapping.invalidateLock);
   upWrite(inode.lock);
   return error;
 }
+
+/** fallocate(FALLOC_FL_PUNCH_HOLE). @returns 0, -ENOSPC, -ENOMEM, -EIO, -EINTR as resizeFile */
+export const punchFile = (
+  k: Kernel,
+  mapping: AddressSpace,
+  startByte: number,
+  endByte: number,
+): Path<number> => punchOrZero(k, mapping, startByte, endByte, false);
+
+/** fallocate(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE). @returns as punchFile */
+export const zeroFile = (
+  k: Kernel,
+  mapping: AddressSpace,
+  startByte: number,
+  endByte: number,
+): Path<number> => punchOrZero(k, mapping, startByte, endByte, true);
