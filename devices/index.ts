@@ -16,6 +16,24 @@ export { Ns16550 } from './ns16550.ts';
 export type { Ns16550Config, Ns16550State } from './ns16550.ts';
 export { Plic } from './plic.ts';
 export type { PlicConfig, PlicState } from './plic.ts';
+export { RdmaNic } from './rdma/nic.ts';
+export type { RdmaNicConfig } from './rdma/nic.ts';
+export { BusRegions, RegionMemory } from './rdma/regions.ts';
+export type {
+  RdmaPersistence,
+  RdmaRegionClient,
+  RdmaRegionRequest,
+  RdmaRegions,
+} from './rdma/regions.ts';
+export {
+  RDMA_ACCESS_FLUSH_PERSISTENT,
+  RDMA_ACCESS_LOCAL_WRITE,
+  RDMA_EFAULT,
+  RDMA_EINVAL,
+} from './rdma/registers.ts';
+export type { RdmaNicState } from './rdma/state.ts';
+export { RdmaWire } from './rdma/wire.ts';
+export type { RdmaLink, RdmaWireConfig, RdmaWireState } from './rdma/wire.ts';
 export { readChain, VIRTIO_CHAIN_MAX_BYTES, writeChain } from './virtio/chain.ts';
 export {
   BALLOON_PAGE_BYTES,
