@@ -72,6 +72,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
     procMemForce: 'always',
     notifierOps: new Map(),
     intervalOps: new Map(),
+    secondaryUsers: new Map(),
   };
   odpInit(k);
   if (state !== undefined) return k;
@@ -116,5 +117,6 @@ const freshState = (nrPages: number, movablePages: number): KernelState => ({
   filesystems: new Map(),
   remoteServers: new Map(),
   provenance: null,
+  secondaryFaults: [],
   stat: createVmStat(),
 });

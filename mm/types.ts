@@ -140,6 +140,8 @@ export interface MmStruct {
   writeProtectSeq: Int32Array;
   notifiers: NotifierSubscription[];
   intervals: IntervalSubscriptions;
+  /** Ranges whose start subscribers have been told of, and not yet their end. */
+  openRanges: NotifierRange[];
   /** Who is told of writes that userfaultfd has protected; null: nobody. */
   uffd: UffdContext | null;
   /** Resident anonymous and file pages. */
@@ -206,6 +208,30 @@ export interface NotifierOps {
   clearFlushYoung?(owner: number, mm: MmStruct, start: number, end: number): boolean;
   /** The address space goes away: drop every secondary entry and create no more. */
   release?(owner: number, mm: MmStruct): void;
+}
+
+/**
+ * Told of one entry of a secondary MMU: standing for `hva` it reaches the frames from `pfn` on, 2 ** order
+ * of them (default: one).
+ */
+export type SecondaryVisitor = (
+  mm: MmStruct,
+  hva: number,
+  pfn: number,
+  writable: boolean,
+  order?: number,
+) => void;
+
+/** One kind of secondary MMU, as the sanitizer knows it (mm/check/secondary.ts). */
+export interface SecondaryUser {
+  /**
+   * Calls `visit` for every entry that hardware could use now: what it cached of an entry that is gone, too,
+   * where that can be looked at. Changes nothing.
+   * @param within only entries that meet this range are asked for; others may be shown as well
+   */
+  visitEntries(visit: SecondaryVisitor, within?: Pick<NotifierRange, 'mm' | 'start' | 'end'>): void;
+  /** Its hardware walks the primary tables, and it is told after they have changed. */
+  walksPrimary: boolean;
 }
 
 /** A subscription to a part of an address space (mm/notifier/interval.ts). */
@@ -325,6 +351,8 @@ export interface KernelState {
   remoteServers: Map<number, RemoteServer>;
   /** Who holds what by GUP; null: not recorded. */
   provenance: Provenance | null;
+  /** Entries of secondary MMUs that were there when an invalidation of theirs ended (mm/check/secondary.ts). */
+  secondaryFaults: string[];
   stat: VmStat;
 }
 
@@ -383,4 +411,6 @@ export interface Kernel {
   procMemForce: ProcMemForce;
   notifierOps: Map<string, NotifierOps>;
   intervalOps: Map<string, IntervalNotifierOps>;
+  /** By the same names, how the sanitizer sees their entries. */
+  secondaryUsers: Map<string, SecondaryUser>;
 }

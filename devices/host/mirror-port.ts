@@ -28,16 +28,18 @@ import {
   type InvalidateState,
   invalidateBegin,
   invalidateEnd,
+  invalidateOpen,
   invalidateRetry,
   invalidateSeq,
   type Kernel,
   type MmStruct,
-  type NotifierOps,
+  pageToPfn,
   type Path,
   pfnToPage,
   registerSecondary,
   registerSecondaryOps,
   releasePfn,
+  type SecondaryOps,
   type SecondaryPfn,
   unregisterSecondary,
   YP_WAIT,
@@ -108,7 +110,7 @@ export class MirrorPort implements DmaPort {
     return `mirror ${this.config.name}`;
   }
 
-  private operations(): NotifierOps {
+  private operations(): SecondaryOps {
     const { invalidate, table } = this;
     return {
       invalidateRangeStart: (_owner, { start, end }) => {
@@ -122,6 +124,10 @@ export class MirrorPort implements DmaPort {
       clearYoung: (_owner, _mm, start, end) => table.young(start, end, true),
       clearFlushYoung: (_owner, _mm, start, end) => table.young(start, end, true),
       release: () => this.dropAll(),
+      visitEntries: (visit) =>
+        table.visit(0, Number.POSITIVE_INFINITY, (hva, entry) =>
+          visit(this.config.mm, hva, pageToPfn(mirrorFrame(entry)), (entry & MIRROR_WRITE) !== 0),
+        ),
     };
   }
 
@@ -258,7 +264,7 @@ export class MirrorPort implements DmaPort {
       if (error !== 0) return error;
       if (!this.closed && !invalidateRetry(invalidate, seq, hva)) break;
       releasePfn(kernel, scratch, false, false);
-      while (isOpen(invalidate, hva)) yield YP_WAIT;
+      while (invalidateOpen(invalidate, hva)) yield YP_WAIT;
     }
     // For reading, it is entered for reading: a writable entry would make the folio dirty now.
     const writable = write && scratch.writable;
@@ -267,18 +273,7 @@ export class MirrorPort implements DmaPort {
     releasePfn(kernel, scratch, writable, true);
     return 0;
   }
-
-  /** Every entry, for the sanitizer. */
-  visit(visitor: (mm: MmStruct, hva: number, page: number, writable: boolean) => void): void {
-    this.table.visit(0, Number.POSITIVE_INFINITY, (hva, entry) =>
-      visitor(this.config.mm, hva, mirrorFrame(entry), (entry & MIRROR_WRITE) !== 0),
-    );
-  }
 }
-
-/** An invalidation that covers the page is under way. */
-const isOpen = (state: InvalidateState, hva: number): boolean =>
-  state.inProgress > 0 && hva >= state.rangeStart && hva < state.rangeEnd;
 
 /** Bytes from `gpa` to the end of its page. */
 const pageRest = (gpa: number): number => PAGE_SIZE - (gpa % PAGE_SIZE);

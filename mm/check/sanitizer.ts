@@ -6,10 +6,7 @@
  * believes no counter. With provenance on (mm/provenance/) every reference must have an owner by name,
  * and what pins promise is checked page by page: I4, I5, I13.
  */
-import { pageToPfn } from '../frames/table.ts';
-import { ptePresent, pteWrite } from '../pgtable/pte.ts';
-import { leafLevel, leafPage, leafWord, walkLeaf } from '../pgtable/walk.ts';
-import type { Kernel, MmStruct } from '../types.ts';
+import type { Kernel } from '../types.ts';
 import { checkBuddy, checkPools } from './buddy.ts';
 import { checkCaches, checkKsm, checkSwap } from './caches.ts';
 import { freshCensus } from './census.ts';
@@ -20,16 +17,11 @@ import { checkPins } from './pins.ts';
 import { checkLongterm } from './longterm.ts';
 import { checkLru } from './lru.ts';
 import { checkMm } from './tables.ts';
-import { visitOdpEntries } from '../rdma/odp.ts';
 import { checkReservations } from './hugetlb.ts';
+import { checkSecondary } from './secondary.ts';
 import { checkZoneDevices } from './zone-device.ts';
 
-/** Told of one entry of a secondary MMU: which page it reaches, standing for which hva. */
-export type SecondaryVisitor = (mm: MmStruct, hva: number, pfn: number, writable: boolean) => void;
-
 export interface CheckOptions {
-  /** Calls the visitor for every entry of every secondary MMU (kvm's G-stage tables). */
-  secondary?: (visit: SecondaryVisitor) => void;
   /**
    * No path is suspended: then nothing may be locked, isolated, migrating or mid-fork, I2 holds
    * (a GUP-fast on its way may have pinned a page that it will find shared), and plain references
@@ -67,31 +59,12 @@ export const checkKernel = (k: Kernel, options: CheckOptions = {}): string[] => 
   if (holders.pins !== live)
     report.push(`I11 pins: ${holders.pins} are held, acquired - released = ${live}`);
   checkLongterm(k, report);
-  checkSecondary(k, (visit) => visitOdpEntries(k, visit), report);
-  if (options.secondary !== undefined) checkSecondary(k, options.secondary, report);
+  checkSecondary(k, report);
   if (settled) {
     checkQuiescent(k, holders, options.gets ?? 0, report);
     checkPins(k, census, report);
   }
   return report;
-};
-
-/** I10: what a secondary entry reaches is what the primary reaches now. I9: and it allows no more. */
-const checkSecondary = (
-  k: Kernel,
-  secondary: (visit: SecondaryVisitor) => void,
-  report: string[],
-): void => {
-  secondary((mm, hva, pfn, writable) => {
-    const where = `secondary entry for mm ${mm.id} hva 0x${hva.toString(16)}`;
-    const leaf = mm.exited ? 0 : walkLeaf(k, mm, hva);
-    const pte = leaf > 0 ? k.memory.i32[leafWord(leaf)]! : 0;
-    const reached = pageToPfn(leafPage(pte, leafLevel(leaf), hva));
-    if (!ptePresent(pte)) report.push(`I10 ${where}: the primary has no page there`);
-    else if (reached !== pfn)
-      report.push(`I10 ${where}: reaches pfn ${pfn}, the primary ${reached}`);
-    else if (writable && !pteWrite(pte)) report.push(`I9 ${where}: writable, the primary is not`);
-  });
 };
 
 const checkQuiescent = (k: Kernel, holders: Holders, gets: number, report: string[]): void => {

@@ -8,6 +8,7 @@
  * to find out by a sequence number whether what they looked up is still true, are in interval.ts.
  */
 import { listPush, listRemoveAt } from '#cells';
+import { checkRangeEnd } from '../check/secondary.ts';
 import { EAGAIN, EINVAL } from '../errno.ts';
 import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START } from '../path.ts';
 import { countStat } from '../stat.ts';
@@ -82,6 +83,7 @@ export const notifyRangeStartNonblock = (k: Kernel, range: NotifierRange): numbe
 const tryNotifyRangeStart = (k: Kernel, range: NotifierRange): number => {
   let error = intervalStart(k, range);
   if (error !== 0) return error;
+  listPush(range.mm.openRanges, range);
   // All of them, also behind one that has failed: nobody knows of the others.
   for (const subscription of range.mm.notifiers) {
     const ops = opsOf(k, subscription.ops);
@@ -95,12 +97,18 @@ const tryNotifyRangeStart = (k: Kernel, range: NotifierRange): number => {
       throw new Error(`notifier ${subscription.ops}: start failed with ${outcome}, and has an end`);
     error = outcome;
   }
-  if (error !== 0) notifyRangeEnd(k, range);
+  if (error !== 0) endRange(k, range);
   return error;
 };
 
 /** Tells whoever was told of the start, and is still there, that the change is done. */
 export const notifyRangeEnd = (k: Kernel, range: NotifierRange): void => {
+  if (k.checked) checkRangeEnd(k, range);
+  endRange(k, range);
+};
+
+const endRange = (k: Kernel, range: NotifierRange): void => {
+  listRemoveAt(range.mm.openRanges, range.mm.openRanges.indexOf(range));
   intervalEnd(range);
   for (const subscription of range.told)
     if (range.mm.notifiers.includes(subscription))

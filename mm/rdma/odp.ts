@@ -32,7 +32,8 @@ import {
 } from '../notifier/interval.ts';
 import { type Path, YP_DMA_SUBMITTED, YP_SECONDARY_PFN } from '../path.ts';
 import { newId } from '../rmap/anon-vma.ts';
-import type { IntervalNotifier, IntervalNotifierOps, Kernel, MmStruct } from '../types.ts';
+import { registerSecondaryIntervalOps, type SecondaryIntervalOps } from '../secondary/users.ts';
+import type { IntervalNotifier, Kernel, MmStruct, SecondaryVisitor } from '../types.ts';
 import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
 
 /** By which name its notifier's operations are found. */
@@ -57,7 +58,8 @@ export interface OdpRegion {
 }
 
 /** The driver's lock over the table is what runs between two yields. */
-const opsOf = (k: Kernel): IntervalNotifierOps => ({
+const opsOf = (k: Kernel): SecondaryIntervalOps => ({
+  visitEntries: (visit) => visitOdpEntries(k, visit),
   invalidate: (notifier, range, seq) => {
     if (!range.blockable) return false;
     mmuIntervalSetSeq(notifier, seq);
@@ -69,7 +71,7 @@ const opsOf = (k: Kernel): IntervalNotifierOps => ({
 
 /** Makes the notifier's operations known: once for each kernel, also after a restore. */
 export const odpInit = (k: Kernel): void => {
-  k.intervalOps.set(OPS, opsOf(k));
+  registerSecondaryIntervalOps(k, OPS, opsOf(k));
 };
 
 /** Entries of [start, end) go; what the adapter may have written is dirty. Compare ib_umem_odp_unmap_dma_pages() */
@@ -247,11 +249,8 @@ export const odpWrite = (
   bytes: Uint8Array,
 ): Path<number> => access(k, region, hva, bytes, true);
 
-/** Every entry of every adapter, for the sanitizer. */
-export const visitOdpEntries = (
-  k: Kernel,
-  visit: (mm: MmStruct, hva: number, pfn: number, writable: boolean) => void,
-): void => {
+/** Every entry of every adapter. */
+const visitOdpEntries = (k: Kernel, visit: SecondaryVisitor): void => {
   for (const { mm, hva, entries } of k.state.odpRegions.values())
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i]!;

@@ -50,6 +50,7 @@ export const mmTryCreate = (k: Kernel): MmStruct | null => {
     writeProtectSeq: new Int32Array(1),
     notifiers: [],
     intervals: createIntervals(),
+    openRanges: [],
     uffd: null,
     rssAnon: 0,
     rssFile: 0,

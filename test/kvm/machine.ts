@@ -23,7 +23,6 @@ import {
   type ShutdownExit,
   Vcpu,
   type Vm,
-  visitSecondaryEntries,
   vmReadGuest,
   vmWriteGuest,
 } from '#kvm';
@@ -182,7 +181,7 @@ export const run = (
   slice = 1000,
 ): ShutdownExit | ErrorExit | 'limit' | 'idle' => {
   const end = runUnchecked(m, limit, slice);
-  assertKernel(m.k, { secondary: (visit) => visitSecondaryEntries(m.kvm, visit) });
+  assertKernel(m.k);
   return end;
 };
 

@@ -13,7 +13,6 @@ import {
   KVM_MEM_LOG_DIRTY_PAGES,
   setDirtyLog,
   vmWriteGuest,
-  visitSecondaryEntries,
   waitForInvalidations,
 } from '#kvm';
 import { PTE_W } from '#emu';
@@ -67,8 +66,7 @@ const pageBehind = (m: TestMachine, gpa: number): number => {
 const migrate = (m: TestMachine, gpa: number): number =>
   drive(migrateFolio(m.k, pageBehind(m, gpa)));
 
-const checked = (m: TestMachine): void =>
-  assertKernel(m.k, { secondary: (visit) => visitSecondaryEntries(m.kvm, visit) });
+const checked = (m: TestMachine): void => assertKernel(m.k);
 
 /** Runs vCPU 0 to its fault at `gpa`, serving those before, and leaves that one to the caller. */
 const runToFault = (m: TestMachine, gpa: number): void => {

@@ -37,12 +37,7 @@ import { mmExit, mmTryCreate } from '../../mm/vma/mm.ts';
 import { mmap, munmap } from '../../mm/vma/mmap.ts';
 import { type Rng, rng } from '../support/rng.ts';
 import { loadPath, RW, storePath } from './gup-world.ts';
-import {
-  createSecondaryMmu,
-  type SecondaryMmu,
-  secondaryFault,
-  visitSecondary,
-} from './secondary-mmu.ts';
+import { createSecondaryMmu, type SecondaryMmu, secondaryFault } from './secondary-mmu.ts';
 
 const UNKNOWN = -1;
 /** Where in a page the shadowed byte is, and where a debugger writes without being shadowed. */
@@ -148,9 +143,8 @@ export class RandomDriver {
 
   /** What the sanitizer says; at rest after drain(). */
   violations(quiescent: boolean): string[] {
-    const mmus = this.processes.flatMap((p) => (p.secondary === null ? [] : [p.secondary]));
     const gets = this.held.reduce((sum, h) => sum + (h.kind === 'get' ? h.n : 0), 0);
-    return checkKernel(this.k, { quiescent, gets, secondary: visitSecondary(mmus) });
+    return checkKernel(this.k, { quiescent, gets });
   }
 
   /** Lets go of everything: afterwards every frame is free again. */

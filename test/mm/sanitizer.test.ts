@@ -1,7 +1,8 @@
 /** The sanitizer finds what it is there to find: one planted violation per rule (facts sheet 6). */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { PAGE_SIZE, PTE_PPN_SHIFT, PTE_W, RAM_PFN_BASE } from '#emu';
-import { assertKernel, checkKernel, type SecondaryVisitor } from '../../mm/check/sanitizer.ts';
+import { registerSecondaryOps } from '#mm/secondary';
+import { assertKernel, checkKernel } from '../../mm/check/sanitizer.ts';
 import { allocPages, GFP_KERNEL } from '../../mm/frames/buddy.ts';
 import {
   PG_ANON,
@@ -77,8 +78,7 @@ beforeEach(() => {
   w = build();
 });
 
-const check = (secondary?: (visit: SecondaryVisitor) => void): string[] =>
-  checkKernel(w.k, secondary === undefined ? { quiescent: true } : { quiescent: true, secondary });
+const check = (): string[] => checkKernel(w.k, { quiescent: true });
 
 describe('a healthy kernel', () => {
   it('has no violation', () => {
@@ -343,8 +343,12 @@ describe('planted violations', () => {
 });
 
 describe('secondary entries — I9, I10', () => {
-  const report = (hva: number, pfn: number, writable: boolean): string =>
-    check((visit) => visit(w.mm, hva, pfn, writable)).join('\n');
+  const report = (hva: number, pfn: number, writable: boolean, order = 0): string => {
+    registerSecondaryOps(w.k, 'planted', {
+      visitEntries: (visit) => visit(w.mm, hva, pfn, writable, order),
+    });
+    return check().join('\n');
+  };
 
   it('one that agrees with the primary is fine', () =>
     expect(report(w.own, pageToPfn(w.page(w.own)), true)).toBe(''));

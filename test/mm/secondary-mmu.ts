@@ -15,7 +15,6 @@ import {
   registerSecondaryOps,
   releasePfn,
 } from '#mm/secondary';
-import type { SecondaryVisitor } from '../../mm/check/sanitizer.ts';
 
 export interface SecondaryEntry {
   pfn: number;
@@ -48,6 +47,9 @@ export const createSecondaryMmu = (k: Kernel, mm: MmStruct, owner = 1): Secondar
       return 0;
     },
     invalidateRangeEnd: () => invalidateEnd(mmu.state),
+    visitEntries: (visit) => {
+      for (const [hva, { pfn, writable }] of mmu.entries) visit(mmu.mm, hva, pfn, writable);
+    },
     release: () => {
       mmu.entries.clear();
       mmu.released = true;
@@ -83,11 +85,3 @@ export function* secondaryFault(
     return 0;
   }
 }
-
-/** Every entry, for the sanitizer. */
-export const visitSecondary =
-  (mmus: readonly SecondaryMmu[]) =>
-  (visit: SecondaryVisitor): void => {
-    for (const mmu of mmus)
-      for (const [hva, { pfn, writable }] of mmu.entries) visit(mmu.mm, hva, pfn, writable);
-  };

@@ -33,7 +33,7 @@ import { isZeroFolio } from '../../../mm/folio/pin.ts';
 import { reclaimFolio } from '../../../mm/swap/out.ts';
 import { mmTryCreate } from '../../../mm/vma/mm.ts';
 import { type Rng, rng } from '../../support/rng.ts';
-import { createSecondaryMmu, visitSecondary } from '../secondary-mmu.ts';
+import { createSecondaryMmu } from '../secondary-mmu.ts';
 import { type History, UNKNOWN } from './history.ts';
 import { beginHotplug, giveBack, type Taken } from './memory.ts';
 import { closeOdp, type OdpModel } from './odp.ts';
@@ -192,7 +192,6 @@ export class RandomDriver {
 
   /** What the sanitizer says; `quiescent` after drain(). */
   violations(quiescent: boolean): string[] {
-    const mmus = this.processes.flatMap((p) => (p.secondary === null ? [] : [p.secondary]));
     // With provenance on the sanitizer has to find them by itself.
     const gets =
       this.k.state.provenance !== null
@@ -200,7 +199,7 @@ export class RandomDriver {
         : this.held.reduce((sum, held) => sum + this.knownGets(held), 0);
     // A page that has been truncated and is in a batch is nobody's whom the sanitizer could name.
     if (quiescent) lruAddDrainAll(this.k);
-    const report = checkKernel(this.k, { quiescent, gets, secondary: visitSecondary(mmus) });
+    const report = checkKernel(this.k, { quiescent, gets });
     if (quiescent) for (const fs of this.filesystems) report.push(...extentCheck(this.k, fs));
     return report.filter((line) => !this.isPredicted(line));
   }

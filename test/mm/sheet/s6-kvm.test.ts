@@ -24,12 +24,7 @@ import {
 } from '#mm';
 import { YP_SECONDARY_PFN } from '../../../mm/path.ts';
 import { withFile } from '../file-world.ts';
-import {
-  createSecondaryMmu,
-  secondaryFault,
-  type SecondaryMmu,
-  visitSecondary,
-} from '../secondary-mmu.ts';
+import { createSecondaryMmu, secondaryFault, type SecondaryMmu } from '../secondary-mmu.ts';
 import {
   createProcess,
   createWorld,
@@ -92,7 +87,7 @@ describe('S6: the secondary entry follows the primary one', () => {
       change(scene);
       expect(pteWrite(entryAt(p, hva))).toBe(false);
       expect(mmu.entries.get(hva)?.writable ?? false).toBe(false);
-      expect(checkKernel(w.k, { secondary: visitSecondary([mmu]) })).toEqual([]);
+      expect(checkKernel(w.k)).toEqual([]);
     });
 
   it('migration: the entry goes, and the next fault finds the new frame', () => {
@@ -111,7 +106,7 @@ describe('S6: the secondary entry follows the primary one', () => {
     drive(mprotect(w.k, p.mm, hva, PAGE_SIZE, PROT_READ));
     if (entry) mmu.entries.set(hva, entry);
     const found = (): string =>
-      checkKernel(w.k, { secondary: visitSecondary([mmu]) })
+      checkKernel(w.k)
         .map((line) => line.split(' ')[0])
         .join(' ');
     expect(found()).toBe('I9');
@@ -141,6 +136,6 @@ describe('S6: what it takes meanwhile', () => {
       expect(mmu.retries).toBe(1);
       expect(mmu.entries.get(hva)?.pfn).toBe(pageToPfn(pageAt(p, hva)));
       expect(folioRefCount(w.k, pageAt(p, hva))).toBe(1);
-      expect(checkKernel(w.k, { secondary: visitSecondary([mmu]) })).toEqual([]);
+      expect(checkKernel(w.k)).toEqual([]);
     });
 });
