@@ -10,7 +10,6 @@ import {
   type KvmState,
   saveKvm,
   type Vcpu,
-  visitSecondaryEntries,
 } from '#kvm';
 import {
   checkKernel,
@@ -23,7 +22,6 @@ import {
   nrFreePages,
   provenanceStart,
   type Sabotage,
-  type SecondaryVisitor,
 } from '#mm';
 import type { Activity, ActivityState } from '../actors/activity.ts';
 import { activitiesFor } from '../actors/activities.ts';
@@ -214,8 +212,7 @@ export class HostMachine {
   sanitize(): void {
     this.sanitizerPasses++;
     this.nextSanitizerPass = this.clock.now + SANITIZER_GAP;
-    const secondary = (visit: SecondaryVisitor): void => visitSecondaryEntries(this.kvm, visit);
-    for (const violation of checkKernel(this.k, { secondary, quiescent: this.quiet }))
+    for (const violation of checkKernel(this.k, { quiescent: this.quiet }))
       this.violations.push(violation);
   }
 
