@@ -95,6 +95,11 @@ export class Bus {
     return 0;
   }
 
+  /** Does a device answer at an address? */
+  hasDevice(pa: number): boolean {
+    return this.map.some((region) => pa >= region.basePa && pa < region.endPa);
+  }
+
   save(): BusState {
     return { errors: this.errors };
   }

@@ -13,6 +13,7 @@ import {
   DMA_ENGINE_IRQ,
   FINISHER_BASE,
   FINISHER_BYTES,
+  PERSIST_LINE_BYTES,
   PLIC_BASE,
   PLIC_BYTES,
   PLIC_NR_SOURCES,
@@ -31,12 +32,14 @@ import {
   fdtStrings,
 } from './fdt.ts';
 
-/** What a guest sees of its hart. Zicntr through hcounteren, Sstc through henvcfg.STCE. */
+/** What a guest sees of its hart. Zicntr through hcounteren, Sstc, Zicbom and Zicboz through henvcfg. */
 export const GUEST_ISA_EXTENSIONS = [
   'i',
   'm',
   'a',
   'c',
+  'zicbom',
+  'zicboz',
   'zicntr',
   'zicsr',
   'zifencei',
@@ -158,6 +161,8 @@ const cpuNode = (hart: number): FdtNode =>
       fdtStrings('riscv,isa', GUEST_ISA),
       fdtStrings('riscv,isa-base', 'rv64i'),
       fdtStrings('riscv,isa-extensions', ...GUEST_ISA_EXTENSIONS),
+      fdtCells('riscv,cbom-block-size', PERSIST_LINE_BYTES),
+      fdtCells('riscv,cboz-block-size', PERSIST_LINE_BYTES),
       fdtStrings('mmu-type', 'riscv,sv48'),
     ],
     [

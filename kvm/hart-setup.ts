@@ -50,13 +50,15 @@ import {
 import type { Vm } from './vm.ts';
 
 /** Every exception that a guest or the hypervisor can raise goes to HS-mode; ECALL from HS is firmware's. */
-const MEDELEG_ALL = 0xf0_b5ffn;
+const MEDELEG_ALL = 0xf8_b5ffn;
 /** SSIP, STIP, SEIP; the VS-level bits are read-only one. */
 const MIDELEG_S = 0x222n;
 /** cycle, time, instret. */
 const COUNTERS = 0b111n;
 const ENVCFG_STCE = 1n << 63n;
 const ENVCFG_ADUE = 1n << 61n;
+/** CBIE, CBCFE, CBZE: cache-block operations; CBO.INVAL flushes, so that no older value comes to light. */
+const ENVCFG_CBO = (1n << 4n) | (1n << 6n) | (1n << 7n);
 
 /**
  * What the guest handles by itself. Illegal instructions are not among it, so that they are seen
@@ -85,12 +87,12 @@ const SSTATUS_UXL_64 = 2n << 32n;
 
 const NEVER = 0xffff_ffff_ffff_ffffn;
 
-/** Firmware's part: traps to HS-mode, counters readable, Sstc and Svadu allowed below M-mode. */
+/** Firmware's part: traps to HS-mode, counters readable, Sstc, Svadu, Zicbom and Zicboz allowed below M-mode. */
 const setupMachineMode = (hart: Hart): void => {
   hart.writeCsr(CSR_MEDELEG, MEDELEG_ALL);
   hart.writeCsr(CSR_MIDELEG, MIDELEG_S);
   hart.writeCsr(CSR_MCOUNTEREN, COUNTERS);
-  hart.writeCsr(CSR_MENVCFG, ENVCFG_STCE | ENVCFG_ADUE);
+  hart.writeCsr(CSR_MENVCFG, ENVCFG_STCE | ENVCFG_ADUE | ENVCFG_CBO);
   hart.setMode(PRIV_S, false);
   // HS-mode is the hypervisor in TypeScript: no interrupt of its own, no instruction fetched.
   hart.hostIsHs = true;
@@ -106,7 +108,7 @@ const setupHypervisor = (hart: Hart, vm: Vm): void => {
   hart.writeCsr(CSR_HIE, 0n);
   hart.writeCsr(CSR_HVIP, 0n);
   hart.writeCsr(CSR_HCOUNTEREN, COUNTERS);
-  hart.writeCsr(CSR_HENVCFG, ENVCFG_STCE | ENVCFG_ADUE);
+  hart.writeCsr(CSR_HENVCFG, ENVCFG_STCE | ENVCFG_ADUE | ENVCFG_CBO);
   hart.writeCsr(CSR_HTIMEDELTA, vm.timeDelta);
   // hgatp.MODE counts as satp's: Sv39x4 has Sv39's number.
   hart.writeCsr(

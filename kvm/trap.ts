@@ -26,6 +26,7 @@ export const EXC_SUPERVISOR_SYSCALL = 10; // ECALL from VS-mode
 export const EXC_INST_PAGE_FAULT = 12;
 export const EXC_LOAD_PAGE_FAULT = 13;
 export const EXC_STORE_PAGE_FAULT = 15;
+export const EXC_HARDWARE_ERROR = 19;
 export const EXC_INST_GUEST_PAGE_FAULT = 20;
 export const EXC_LOAD_GUEST_PAGE_FAULT = 21;
 export const EXC_VIRTUAL_INST_FAULT = 22;
@@ -45,6 +46,7 @@ const NAMES: Readonly<Record<number, string>> = {
   [EXC_INST_PAGE_FAULT]: 'instruction page fault',
   [EXC_LOAD_PAGE_FAULT]: 'load page fault',
   [EXC_STORE_PAGE_FAULT]: 'store page fault',
+  [EXC_HARDWARE_ERROR]: 'hardware error',
   [EXC_INST_GUEST_PAGE_FAULT]: 'instruction guest-page fault',
   [EXC_LOAD_GUEST_PAGE_FAULT]: 'load guest-page fault',
   [EXC_VIRTUAL_INST_FAULT]: 'virtual instruction',

@@ -61,8 +61,13 @@ export const MIP_M_BITS = MIP_MSIP | MIP_MTIP | MIP_MEIP;
 export const MIP_S_BITS = MIP_SSIP | MIP_STIP | MIP_SEIP;
 export const MIP_VS_BITS = MIP_VSSIP | MIP_VSTIP | MIP_VSEIP;
 
-/* ---- menvcfg and henvcfg: high half ---- */
+/* ---- menvcfg, henvcfg and senvcfg: low half; the first two: high half ---- */
 export const ENVCFG_FIOM = 1 << 0;
+/** CBO.INVAL in lower modes: 0 traps, 1 flushes, 3 invalidates. */
+export const ENVCFG_CBIE_SHIFT = 4;
+export const ENVCFG_CBIE = 3 << ENVCFG_CBIE_SHIFT;
+export const ENVCFG_CBCFE = 1 << 6;
+export const ENVCFG_CBZE = 1 << 7;
 export const ENVCFG_ADUE_HI = 1 << 29;
 export const ENVCFG_STCE_HI = 1 << 31;
 
@@ -98,6 +103,6 @@ export const CAUSE_STORE_GUEST_PAGE_FAULT = 23;
 export const CAUSE_INTERRUPT_HI = 0x8000_0000 | 0;
 
 /** Exceptions that M-mode may delegate (3.1.8): all but the environment call from M-mode. */
-export const MEDELEG_MASK = 0x00f8_b7ff;
+export const MEDELEG_MASK = 0x00fc_b7ff;
 /** Exceptions that HS-mode may delegate to VS-mode (table 15.2.2). */
-export const HEDELEG_MASK = 0x0008_b1ff;
+export const HEDELEG_MASK = 0x000c_b1ff;

@@ -10,6 +10,10 @@ import * as csr from '../isa/csr-names.ts';
 import { PRIV_M, PRIV_S, PRIV_U, type Privilege } from '../mmu/regs.ts';
 import {
   ENVCFG_ADUE_HI,
+  ENVCFG_CBCFE,
+  ENVCFG_CBIE,
+  ENVCFG_CBIE_SHIFT,
+  ENVCFG_CBZE,
   ENVCFG_FIOM,
   ENVCFG_STCE_HI,
   HSTATUS_SPVP,
@@ -59,6 +63,7 @@ import {
   SLOT_MIE,
   SLOT_MIP,
   SLOT_MSTATUS,
+  SLOT_SENVCFG,
   SLOT_SATP,
   SLOT_VSATP,
   SLOT_VSSTATUS,
@@ -75,8 +80,13 @@ const MISA_HI = (2 << 30) | 0;
 const MSTATUS_MASK =
   SSTATUS_MASK | MSTATUS_MIE | MSTATUS_MPIE | MSTATUS_MPRV | MSTATUS_TVM | MSTATUS_TW | MSTATUS_TSR;
 const MSTATUS_MASK_HI = MSTATUS_GVA_HI | MSTATUS_MPV_HI;
-/** menvcfg and henvcfg: FIOM, ADUE, STCE. */
+/** menvcfg and henvcfg: ADUE, STCE. */
 const ENVCFG_MASK_HI = ENVCFG_ADUE_HI | ENVCFG_STCE_HI;
+/** In all three: FIOM, CBIE, CBCFE, CBZE. CBIE has no value 2, and is 0 instead. */
+const ENVCFG_MASK_LO = ENVCFG_FIOM | ENVCFG_CBIE | ENVCFG_CBCFE | ENVCFG_CBZE;
+const legalEnvcfg = (lo: number): number =>
+  lo &
+  ((lo & ENVCFG_CBIE) === 2 << ENVCFG_CBIE_SHIFT ? ENVCFG_MASK_LO & ~ENVCFG_CBIE : ENVCFG_MASK_LO);
 /** satp and vsatp have all of ASID and PPN; hgatp has 14 bits of VMID, and a root of 16 KiB. */
 const HGATP_MASK_LO = ~3;
 const HGATP_MASK_HI = 0xf3ff_ffff | 0;
@@ -159,6 +169,9 @@ const readSpecial = (core: HartCore, number: number): void => {
       return;
     case csr.CSR_MENVCFG:
       readSlot(core, SLOT_MENVCFG);
+      return;
+    case csr.CSR_SENVCFG:
+      readSlot(core, SLOT_SENVCFG);
       return;
     case csr.CSR_HENVCFG:
       core.valueLo = core.lo(SLOT_HENVCFG);
@@ -285,11 +298,14 @@ const writeSpecial = (core: HartCore, number: number, lo: number, hi: number): v
       return;
     }
     case csr.CSR_MENVCFG:
-      core.set(SLOT_MENVCFG, lo & ENVCFG_FIOM, hi & ENVCFG_MASK_HI);
+      core.set(SLOT_MENVCFG, legalEnvcfg(lo), hi & ENVCFG_MASK_HI);
+      return;
+    case csr.CSR_SENVCFG:
+      core.set(SLOT_SENVCFG, legalEnvcfg(lo), 0);
       return;
     case csr.CSR_HENVCFG: {
       // ADUE and STCE are read-only zero while menvcfg's are zero (15.2.5).
-      core.set(SLOT_HENVCFG, lo & ENVCFG_FIOM, hi & ENVCFG_MASK_HI & core.hi(SLOT_MENVCFG));
+      core.set(SLOT_HENVCFG, legalEnvcfg(lo), hi & ENVCFG_MASK_HI & core.hi(SLOT_MENVCFG));
       return;
     }
     default:

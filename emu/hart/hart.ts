@@ -1,5 +1,5 @@
 /**
- * A hart: RV64IMAC with Zba, Zbb, Zbs, Zicntr, Sstc, Svadu and the H extension, run by an interpreter.
+ * A hart: RV64IMAC with Zba, Zbb, Zbs, Zicbom, Zicboz, Zicntr, Sstc, Svadu and the H extension, run by an interpreter.
  *
  * Unprivileged ISA 20240411 and Privileged ISA 1.13. Registers and CSRs live in the hart block of the
  * machine's memory (emu/layout.ts); this class is the door to them. Left out: F and D, vectors,

@@ -24,6 +24,7 @@ import {
   MSTATUS_TVM,
   MSTATUS_TW,
 } from './bits.ts';
+import { executeCbo, persistFence } from './cbo.ts';
 import type { HartCore } from './core.ts';
 import { csrAccessFault } from './csr-access.ts';
 import { readCsr, writeCsr } from './csr-file.ts';
@@ -70,8 +71,10 @@ export const executeSystem = (core: HartCore, record: number, imm: number): numb
     case op.OP_SRET:
       return executeSret(core);
     case op.OP_FENCE:
+      if (core.memory.storeWatchers.length > 0) persistFence(core, imm);
+      return SYSTEM_NEXT;
     case op.OP_FENCE_I:
-      // Memory is in order, and decoded instructions follow every store.
+      // Decoded instructions follow every store.
       return SYSTEM_NEXT;
     case op.OP_WFI:
       return executeWfi(core);
@@ -85,6 +88,11 @@ export const executeSystem = (core: HartCore, record: number, imm: number): numb
       return executeHfence(core, code, record);
     case op.OP_ILLEGAL:
       return illegal(core);
+    case op.OP_CBO_INVAL:
+    case op.OP_CBO_CLEAN:
+    case op.OP_CBO_FLUSH:
+    case op.OP_CBO_ZERO:
+      return executeCbo(core, code, record) === ACCESS_DONE ? SYSTEM_NEXT : SYSTEM_TRAP;
     default:
       return executeGuestAccess(core, code, record);
   }

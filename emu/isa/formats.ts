@@ -121,6 +121,10 @@ export const FORMAT_J = format(['rd', 'target'], {
   signedBits: 21,
 });
 export const FORMAT_FENCE = format(['pred', 'succ'], { imm: [[20, 12, 0]] });
+/** A fence whose sets its mnemonic names. */
+export const FORMAT_FENCE_NAMED = format([], { imm: [[20, 12, 0]] });
+/** Cache-block operations. */
+export const FORMAT_CBO = format(['base'], { rs1: RS1 });
 export const FORMAT_CSR = format(['rd', 'csr', 'rs1'], { rd: RD, rs1: RS1, imm: [[20, 12, 0]] });
 export const FORMAT_CSR_I = format(['rd', 'csr', 'uimm'], {
   rd: RD,

@@ -181,5 +181,11 @@ export const OP_HSV_H = 153;
 export const OP_HSV_W = 154;
 export const OP_HSV_D = 155;
 
+/* Zicbom and Zicboz */
+export const OP_CBO_INVAL = 156;
+export const OP_CBO_CLEAN = 157;
+export const OP_CBO_FLUSH = 158;
+export const OP_CBO_ZERO = 159;
+
 /** How many numbers there are: they are 0..OP_COUNT-1, and fit the 10 bits of a record. */
-export const OP_COUNT = 156;
+export const OP_COUNT = 160;

@@ -1,8 +1,8 @@
 /**
- * The instructions of this hart, RV64IMAC with Zicsr, Zifencei, Zba, Zbb, Zbs and the privileged
- * architecture with H: the only list of them. Decoder, disassembler and assembler are read from it.
- * Unprivileged ISA 20240411, Privileged ISA 1.13. F, D and Zicbom/Zicboz are left out: their rows
- * go here and their numbers into emu/isa/ops.ts.
+ * The instructions of this hart, RV64IMAC with Zicsr, Zifencei, Zba, Zbb, Zbs, Zicbom, Zicboz and the
+ * privileged architecture with H: the only list of them. Decoder, disassembler and assembler are read
+ * from it. Unprivileged ISA 20240411, Privileged ISA 1.13. F and D are left out: their rows go here and
+ * their numbers into emu/isa/ops.ts.
  *
  * A row fits an encoding when (raw & mask) === match; of several that fit, the one with the most
  * mask bits counts. A row without a mnemonic is a reserved encoding inside another row's space.
@@ -10,6 +10,7 @@
 import {
   FORMAT_AMO,
   FORMAT_B,
+  FORMAT_CBO,
   FORMAT_CA,
   FORMAT_CB,
   FORMAT_CB_SHIFT,
@@ -36,6 +37,7 @@ import {
   FORMAT_C_SLLI,
   FORMAT_C_SWSP,
   FORMAT_FENCE,
+  FORMAT_FENCE_NAMED,
   FORMAT_FENCE_VMA,
   FORMAT_HLV,
   FORMAT_HSV,
@@ -94,6 +96,10 @@ import {
   OP_BNE,
   OP_BSET,
   OP_BSETI,
+  OP_CBO_CLEAN,
+  OP_CBO_FLUSH,
+  OP_CBO_INVAL,
+  OP_CBO_ZERO,
   OP_CLZ,
   OP_CLZW,
   OP_CPOP,
@@ -276,7 +282,7 @@ export const INSTRUCTIONS: readonly InstructionRow[] = [
   // ordering and environment: 2.7, 2.8, 3.1 (Zifencei). Fields that a fence reserves are ignored
   ['fence',       0x0000000f, 0x0000707f, FORMAT_FENCE,      OP_FENCE],
   ['pause',       0x0100000f, 0xffffffff, FORMAT_NONE,       OP_FENCE],
-  ['fence.tso',   0x8330000f, 0xfff0707f, FORMAT_NONE,       OP_FENCE],
+  ['fence.tso',   0x8330000f, 0xfff0707f, FORMAT_FENCE_NAMED, OP_FENCE],
   ['fence.i',     0x0000100f, 0x0000707f, FORMAT_NONE,       OP_FENCE_I],
   ['ecall',       0x00000073, 0xffffffff, FORMAT_NONE,       OP_ECALL],
   ['ebreak',      0x00100073, 0xffffffff, FORMAT_NONE,       OP_EBREAK],
@@ -324,6 +330,11 @@ export const INSTRUCTIONS: readonly InstructionRow[] = [
   ['amomax.d',    0xa000302f, 0xf800707f, FORMAT_AMO,        OP_AMOMAX_D],
   ['amominu.d',   0xc000302f, 0xf800707f, FORMAT_AMO,        OP_AMOMINU_D],
   ['amomaxu.d',   0xe000302f, 0xf800707f, FORMAT_AMO,        OP_AMOMAXU_D],
+  // Zicbom and Zicboz: 19.7. A base of another block address than its first byte is no error
+  ['cbo.inval',   0x0000200f, 0xfff07fff, FORMAT_CBO,        OP_CBO_INVAL],
+  ['cbo.clean',   0x0010200f, 0xfff07fff, FORMAT_CBO,        OP_CBO_CLEAN],
+  ['cbo.flush',   0x0020200f, 0xfff07fff, FORMAT_CBO,        OP_CBO_FLUSH],
+  ['cbo.zero',    0x0040200f, 0xfff07fff, FORMAT_CBO,        OP_CBO_ZERO],
   // Zba: 28.4.1
   ['add.uw',      0x0800003b, 0xfe00707f, FORMAT_R,          OP_ADD_UW],
   ['slli.uw',     0x0800101b, 0xfc00707f, FORMAT_SHIFT,      OP_SLLI_UW],

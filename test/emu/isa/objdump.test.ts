@@ -14,7 +14,7 @@ import { INSTRUCTIONS } from '../../../emu/isa/table.ts';
 import { rng } from '../../support/rng.ts';
 
 const PREFIX = 'riscv64-unknown-elf-';
-const MARCH = '-march=rv64imac_zicsr_zifencei_zba_zbb_zbs_h';
+const MARCH = '-march=rv64imac_zicsr_zifencei_zba_zbb_zbs_zicbom_zicboz_h';
 const missing = spawnSync(`${PREFIX}objdump`, ['--version']).error !== undefined;
 const skip = missing && process.env.CI === undefined;
 

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { assemble } from '../../../emu/asm/assemble.ts';
 import { decode, findRow } from '../../../emu/isa/decode.ts';
 import { disassemble } from '../../../emu/isa/disassemble.ts';
+import { FORMAT_FENCE_NAMED } from '../../../emu/isa/formats.ts';
 import { OP_COUNT, OP_ILLEGAL, OP_PAGE_END } from '../../../emu/isa/ops.ts';
 import { recordLength, recordOp, recordRd, recordRs1, recordRs2 } from '../../../emu/isa/record.ts';
 import { COMPRESSED, INSTRUCTIONS, OP_NAMES } from '../../../emu/isa/table.ts';
@@ -74,6 +75,8 @@ describe('text -> bits -> record -> text -> bits', () => {
   for (const row of NAMED) {
     const [mnemonic, match, , f, op] = row;
     it(mnemonic, () => {
+      // The sets of fence.tso are in its mnemonic, and in its record.
+      const immOf = (imm: number): number => (f === FORMAT_FENCE_NAMED ? match >>> 20 : imm);
       const wanted = f.operands.length === 0 ? 1 : 60;
       let done = 0;
       for (let tries = 0; done < wanted && tries < 10 * wanted; tries++) {
@@ -91,7 +94,7 @@ describe('text -> bits -> record -> text -> bits', () => {
         expect(decode(word, record, 0)).toBe(length);
         const [word0 = 0, imm] = record;
         const got = [recordOp(word0), recordRd(word0), recordRs1(word0), recordRs2(word0), imm];
-        expect(got, s.text).toEqual([op, s.rd === 0 ? 32 : s.rd, s.rs1, s.rs2, s.imm]);
+        expect(got, s.text).toEqual([op, s.rd === 0 ? 32 : s.rd, s.rs1, s.rs2, immOf(s.imm)]);
         expect(recordLength(word0)).toBe(length);
         expect(disassemble(word)).toBe(s.text);
         const pc = (random.u64() >> 1n) << 1n;

@@ -129,6 +129,7 @@ describe('the model', () => {
       ...['mret', 'sret', 'wfi', 'sfence.vma', 'hfence.vvma', 'hfence.gvma'],
       ...['hlv.b', 'hlv.bu', 'hlv.h', 'hlv.hu', 'hlv.w', 'hlv.wu', 'hlv.d', 'hlvx.hu', 'hlvx.wu'],
       ...['hsv.b', 'hsv.h', 'hsv.w', 'hsv.d'],
+      ...['cbo.inval', 'cbo.clean', 'cbo.flush', 'cbo.zero'],
     ]);
   });
 
