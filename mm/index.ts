@@ -232,8 +232,6 @@ export {
   ioUringUnregisterBuffer,
 } from './io-uring/buffers.ts';
 export type { FixedBuffer } from './io-uring/buffers.ts';
-export { odpDeregister, odpMapPages, odpRead, odpRegister, odpWrite } from './rdma/odp.ts';
-export type { OdpRegion } from './rdma/odp.ts';
 export { ibUmemGet, ibUmemRelease, umemPageAt } from './rdma/umem.ts';
 export type { Umem } from './rdma/umem.ts';
 export { vfioDmaMap, vfioDmaUnmap, vfioIovaToPage } from './vfio/type1.ts';

@@ -7,7 +7,6 @@ import { createFrameTable, PG_RESERVED, PG_UPTODATE } from './frames/table.ts';
 import { createZones } from './frames/zone.ts';
 import { folioSetFlags } from './folio/folio.ts';
 import type { Policy } from './policy.ts';
-import { odpInit } from './rdma/odp.ts';
 import { createHugetlbState } from './hugetlb/state.ts';
 import { createKsmState } from './ksm/state.ts';
 import { createLruState } from './lru/state.ts';
@@ -74,7 +73,6 @@ export const createKernel = (options: KernelOptions): Kernel => {
     intervalOps: new Map(),
     secondaryUsers: new Map(),
   };
-  odpInit(k);
   if (state !== undefined) return k;
   k.state.groupByMobility = options.groupByMobility ?? (movableBytes > 0 || cmaBytes > 0);
   freeAllPages(k, Math.ceil(cmaBytes / PAGE_SIZE));
@@ -111,12 +109,12 @@ const freshState = (nrPages: number, movablePages: number): KernelState => ({
   pipes: new Map(),
   fixedBuffers: new Map(),
   umems: new Map(),
-  odpRegions: new Map(),
   vfioContainers: new Map(),
   blockDevices: new Map(),
   filesystems: new Map(),
   remoteServers: new Map(),
   provenance: null,
   secondaryFaults: [],
+  secondaryStates: new Map(),
   stat: createVmStat(),
 });

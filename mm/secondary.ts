@@ -7,7 +7,7 @@
  * Whether what it got is still true it asks under its lock, before it installs anything. The whole of
  * it, and why, is in docs/secondary-mmu.md; kvm/fault.ts and kvm/notifier.ts use all of it.
  */
-export { EAGAIN, EFAULT, EHWPOISON, EINTR, EINVAL, ENOMEM } from './errno.ts';
+export { EAGAIN, EBUSY, EFAULT, EHWPOISON, EINTR, EINVAL, ENOMEM } from './errno.ts';
 export { pageToPfn, pfnToPage } from './frames/table.ts';
 export {
   HMM_PFN_ERROR,
@@ -27,7 +27,7 @@ export {
   mmuIntervalReadRetry,
   mmuIntervalSetSeq,
 } from './notifier/interval.ts';
-export { drive, YP_SECONDARY_PFN, YP_WAIT } from './path.ts';
+export { drive, YP_DMA_SUBMITTED, YP_SECONDARY_PFN, YP_WAIT } from './path.ts';
 export type { Path } from './path.ts';
 export { createSecondaryPfn, faultInPfn, markPfnDirty, releasePfn } from './secondary/fault-in.ts';
 export type { SecondaryPfn } from './secondary/fault-in.ts';
@@ -47,6 +47,7 @@ export {
   registerSecondary,
   registerSecondaryIntervalOps,
   registerSecondaryOps,
+  secondaryState,
   unregisterSecondary,
 } from './secondary/users.ts';
 export type { SecondaryIntervalOps, SecondaryOps } from './secondary/users.ts';

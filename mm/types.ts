@@ -24,7 +24,6 @@ import type { SwapState } from './swap/state.ts';
 import type { ThpState } from './thp/state.ts';
 import type { Pipe } from './pipe/pipe.ts';
 import type { Policy } from './policy.ts';
-import type { OdpRegion } from './rdma/odp.ts';
 import type { Umem } from './rdma/umem.ts';
 import type { UffdContext } from './uffd/state.ts';
 import type { VfioContainer } from './vfio/type1.ts';
@@ -341,8 +340,6 @@ export interface KernelState {
   fixedBuffers: Map<number, FixedBuffer>;
   /** Memory regions of RDMA by id; what processes have mapped for devices, by the id of their mm. */
   umems: Map<number, Umem>;
-  /** Those whose pages nobody holds (on-demand paging). */
-  odpRegions: Map<number, OdpRegion>;
   vfioContainers: Map<number, VfioContainer>;
   /** Block devices and the file systems on them, by id. */
   blockDevices: Map<number, BlockDevice>;
@@ -353,6 +350,8 @@ export interface KernelState {
   provenance: Provenance | null;
   /** Entries of secondary MMUs that were there when an invalidation of theirs ended (mm/check/secondary.ts). */
   secondaryFaults: string[];
+  /** What users of mm/secondary.ts keep, by their names. */
+  secondaryStates: Map<string, unknown>;
   stat: VmStat;
 }
 

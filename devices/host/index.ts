@@ -9,3 +9,13 @@ export { PmemFile } from './pmem-backend.ts';
 export type { PmemFileConfig } from './pmem-backend.ts';
 export { PinnedPort } from './pinned-port.ts';
 export type { PinnedPortConfig, PinnedPortState } from './pinned-port.ts';
+export {
+  odpDeregister,
+  odpInit,
+  odpMapPages,
+  odpReached,
+  odpRead,
+  odpRegister,
+  odpWrite,
+} from './rdma-odp.ts';
+export type { OdpRegion } from './rdma-odp.ts';

@@ -2,6 +2,7 @@
  * Who uses the door: the operations by which users of secondary MMUs are told of changes, and the
  * look at their entries by which the sanitizer judges them. Every user gives both under one name.
  */
+import { mapSet } from '#cells';
 import { mmuNotifierRegister, mmuNotifierUnregister } from '../notifier/notifier.ts';
 import type {
   IntervalNotifierOps,
@@ -34,6 +35,16 @@ export const registerSecondaryIntervalOps = (
 ): void => {
   k.intervalOps.set(ops, operations);
   k.secondaryUsers.set(ops, { visitEntries: operations.visitEntries, walksPrimary: false });
+};
+
+/**
+ * What a user keeps beside its entries: plain data, saved with the kernel. Made when it is asked for first.
+ * @param ops the user's name
+ */
+export const secondaryState = <State>(k: Kernel, ops: string, create: () => State): State => {
+  const { secondaryStates } = k.state;
+  if (!secondaryStates.has(ops)) mapSet(secondaryStates, ops, create());
+  return secondaryStates.get(ops) as State;
 };
 
 /** Subscribes to an address space. @param owner passed to every operation: which VM. @returns as mmuNotifierRegister */

@@ -2,6 +2,7 @@
  * Who holds the pages while harm is measured: each kind of user takes the same pages of the same
  * process, UNIT_PAGES at a time, by the API that the policy gives it.
  */
+import { odpDeregister, odpRegister, odpWrite } from '#devices/host';
 import { PAGE_SIZE } from '#emu';
 import { createVm, destroyVm, mapGuestPage, setMemSlot } from '#kvm';
 import {
@@ -16,9 +17,6 @@ import {
   ioUringUnregisterBuffer,
   ITER_DEST,
   iovIterUbuf,
-  odpDeregister,
-  odpRegister,
-  odpWrite,
   type Path,
   pipeRelease,
   createPipe,

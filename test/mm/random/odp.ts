@@ -1,6 +1,6 @@
 /** RDMA by on-demand paging in the random driver: an adapter that holds nothing, and follows the tables. */
 import { PAGE_SIZE } from '#emu';
-import { odpDeregister, odpRead, type OdpRegion, odpRegister, odpWrite } from '#mm';
+import { odpDeregister, odpRead, type OdpRegion, odpRegister, odpWrite } from '#devices/host';
 import type { RandomDriver } from './driver.ts';
 import { brokenWith, type Process, type Region, wordHva } from './model.ts';
 

@@ -9,12 +9,12 @@
  * nothing. What the adapter writes between two invalidations is dirty because the process's own entry
  * was made writable for it, and the folio is marked once more when the entry goes.
  */
-import { PAGE_SIZE } from '#emu';
 import { mapDelete, mapSet, readOnce, setField, writeOnce } from '#cells';
-import { EBUSY, EFAULT, EINVAL } from '../errno.ts';
-import { folioMarkDirty, folioOf } from '../folio/folio.ts';
-import { pageToPfn } from '../frames/table.ts';
+import { PAGE_SIZE } from '#emu';
 import {
+  EBUSY,
+  EFAULT,
+  EINVAL,
   HMM_PFN_ERROR,
   HMM_PFN_REQ_FAULT,
   HMM_PFN_REQ_WRITE,
@@ -22,22 +22,39 @@ import {
   HMM_PFN_WRITE,
   hmmPfnToPage,
   hmmRangeFault,
-} from '../hmm/hmm.ts';
-import {
+  type IntervalNotifier,
+  type Kernel,
+  markPfnDirty,
+  type MmStruct,
+  mmapReadLock,
+  mmapReadTrylock,
+  mmapReadUnlock,
   mmuIntervalNotifierInsert,
   mmuIntervalNotifierRemove,
   mmuIntervalReadBegin,
   mmuIntervalReadRetry,
   mmuIntervalSetSeq,
-} from '../notifier/interval.ts';
-import { type Path, YP_DMA_SUBMITTED, YP_SECONDARY_PFN } from '../path.ts';
-import { newId } from '../rmap/anon-vma.ts';
-import { registerSecondaryIntervalOps, type SecondaryIntervalOps } from '../secondary/users.ts';
-import type { IntervalNotifier, Kernel, MmStruct, SecondaryVisitor } from '../types.ts';
-import { mmapReadLock, mmapReadTrylock, mmapReadUnlock } from '../vma/lock.ts';
+  type Path,
+  pageToPfn,
+  registerSecondaryIntervalOps,
+  type SecondaryIntervalOps,
+  type SecondaryVisitor,
+  secondaryState,
+  YP_DMA_SUBMITTED,
+  YP_SECONDARY_PFN,
+} from '#mm/secondary';
 
 /** By which name its notifier's operations are found. */
 const OPS = 'rdma-odp';
+
+/** What is kept of all regions, with the kernel's own state. */
+interface OdpState {
+  nextId: number;
+  regions: Map<number, OdpRegion>;
+}
+
+const stateOf = (k: Kernel): OdpState =>
+  secondaryState<OdpState>(k, OPS, () => ({ nextId: 1, regions: new Map() }));
 
 /** One registered region. Plain data. Compare struct ib_umem_odp. */
 export interface OdpRegion {
@@ -63,14 +80,15 @@ const opsOf = (k: Kernel): SecondaryIntervalOps => ({
   invalidate: (notifier, range, seq) => {
     if (!range.blockable) return false;
     mmuIntervalSetSeq(notifier, seq);
-    const region = k.state.odpRegions.get(notifier.owner);
+    const region = stateOf(k).regions.get(notifier.owner);
     if (region !== undefined) unmapPages(k, region, range.start, range.end);
     return true;
   },
 });
 
-/** Makes the notifier's operations known: once for each kernel, also after a restore. */
+/** Makes the notifier's operations known: by the first region, and on a restored machine before it goes on. */
 export const odpInit = (k: Kernel): void => {
+  if (k.intervalOps.has(OPS)) return;
   registerSecondaryIntervalOps(k, OPS, opsOf(k));
 };
 
@@ -85,7 +103,7 @@ const unmapPages = (k: Kernel, region: OdpRegion, start: number, end: number): v
     writeOnce(region.entries, i, 0);
     setField(region, 'nrEntries', region.nrEntries - 1);
     setField(region, 'invalidations', region.invalidations + 1);
-    if ((entry & HMM_PFN_WRITE) !== 0) folioMarkDirty(k, folioOf(k, hmmPfnToPage(entry)));
+    if ((entry & HMM_PFN_WRITE) !== 0) markPfnDirty(k, pageToPfn(hmmPfnToPage(entry)));
   }
 };
 
@@ -103,7 +121,10 @@ export function* odpRegister(
   const start = hva - (hva % PAGE_SIZE);
   const end = Math.ceil((hva + lenBytes) / PAGE_SIZE) * PAGE_SIZE;
   if (hva < 0 || lenBytes <= 0 || end >= 2 ** 53) return -EINVAL;
-  const id = newId(k);
+  odpInit(k);
+  const state = stateOf(k);
+  const id = state.nextId;
+  setField(state, 'nextId', id + 1);
   const notifier = yield* mmuIntervalNotifierInsert(k, mm, start, end - start, OPS, id);
   if (typeof notifier === 'number') return -EINVAL;
   const region: OdpRegion = {
@@ -118,13 +139,13 @@ export function* odpRegister(
     faults: 0,
     invalidations: 0,
   };
-  mapSet(k.state.odpRegions, id, region);
+  mapSet(state.regions, id, region);
   return region;
 }
 
 /** The region goes; the process may have gone before. Compare ib_umem_odp_release() */
 export function* odpDeregister(k: Kernel, region: OdpRegion): Path<void> {
-  if (!mapDelete(k.state.odpRegions, region.id))
+  if (!mapDelete(stateOf(k).regions, region.id))
     throw new Error(`memory region ${region.id} is released twice`);
   unmapPages(k, region, region.hva, region.hva + region.lenBytes);
   yield* mmuIntervalNotifierRemove(region.notifier);
@@ -191,8 +212,8 @@ const enterPages = (region: OdpRegion, first: number, pfns: Int32Array): number 
   return n;
 };
 
-/** The page that the adapter reaches, or -1: it has to stop. */
-const reached = (region: OdpRegion, hva: number, write: boolean): number => {
+/** The page that the adapter reaches, or -1: it has to stop, and odpMapPages() finds it. */
+export const odpReached = (region: OdpRegion, hva: number, write: boolean): number => {
   const entry = readOnce(region.entries, Math.floor((hva - region.hva) / PAGE_SIZE));
   const wanted = write ? HMM_PFN_VALID | HMM_PFN_WRITE : HMM_PFN_VALID;
   return (entry & wanted) === wanted ? hmmPfnToPage(entry) : -1;
@@ -217,13 +238,13 @@ function* access(
     const at = hva + done;
     const lenBytes = Math.min(bytes.length - done, PAGE_SIZE - (at % PAGE_SIZE));
     if (k.watched) yield YP_DMA_SUBMITTED;
-    let page = reached(region, at, write);
+    let page = odpReached(region, at, write);
     if (page < 0) {
       setField(region, 'faults', region.faults + 1);
       const asked = HMM_PFN_REQ_FAULT | (write ? HMM_PFN_REQ_WRITE : 0);
       const error = yield* odpMapPages(k, region, at, lenBytes, asked);
       if (error < 0) return done > 0 ? done : error;
-      page = reached(region, at, write);
+      page = odpReached(region, at, write);
     }
     const offset = k.memory.pageOffset(page) + (at % PAGE_SIZE);
     if (write) k.memory.setBytes(offset, bytes.subarray(done, done + lenBytes));
@@ -251,7 +272,7 @@ export const odpWrite = (
 
 /** Every entry of every adapter. */
 const visitOdpEntries = (k: Kernel, visit: SecondaryVisitor): void => {
-  for (const { mm, hva, entries } of k.state.odpRegions.values())
+  for (const { mm, hva, entries } of stateOf(k).regions.values())
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i]!;
       if (entry === 0) continue;

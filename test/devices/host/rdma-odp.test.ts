@@ -2,6 +2,14 @@
  * RDMA by on-demand paging: regions that hold nothing, and an adapter that stops where its table says
  * nothing. Compare drivers/infiniband/core/umem_odp.c. With recipe 2.10: RDMA and DAX files.
  */
+import {
+  odpDeregister,
+  odpMapPages,
+  odpRead,
+  type OdpRegion,
+  odpRegister,
+  odpWrite,
+} from '#devices/host';
 import { PAGE_SIZE } from '#emu';
 import {
   assertKernel,
@@ -31,12 +39,6 @@ import {
   mmap,
   mprotect,
   munmap,
-  type OdpRegion,
-  odpDeregister,
-  odpMapPages,
-  odpRead,
-  odpRegister,
-  odpWrite,
   type Path,
   PROT_READ,
   shmemCreate,
@@ -48,8 +50,16 @@ import {
 } from '#mm';
 import { HMM_PFN_REQ_FAULT, HMM_PFN_REQ_WRITE } from '#mm/secondary';
 import { describe, expect, it } from 'vitest';
-import { rng } from '../support/rng.ts';
-import { AT, blockPage, type DaxWorld, daxWorld, mapFile, pageOf, wordOf } from './dax-world.ts';
+import { rng } from '../../support/rng.ts';
+import {
+  AT,
+  blockPage,
+  type DaxWorld,
+  daxWorld,
+  mapFile,
+  pageOf,
+  wordOf,
+} from '../../mm/dax-world.ts';
 import {
   createProcess,
   createWorld,
@@ -62,7 +72,7 @@ import {
   stepTo,
   type World,
   settled,
-} from './support.ts';
+} from '../../mm/support.ts';
 
 interface Odp {
   w: World;
