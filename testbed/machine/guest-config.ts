@@ -62,10 +62,17 @@ export interface HostConfig {
   seed: number;
   policy: PolicyName;
   guests: GuestConfig[];
+  /** RAM of the machine, where it is to be more than the guests need. */
+  ramBytes?: number;
+  /** Of it, zone MOVABLE at its top. Default 0. */
+  movableBytes?: number;
 }
 
 /** RAM of the machine that a host with these guests needs. */
 export const hostRamBytes = (config: HostConfig): number =>
+  Math.max(config.ramBytes ?? 0, ramForGuests(config));
+
+const ramForGuests = (config: HostConfig): number =>
   config.guests.reduce(
     (sum, { memoryBytes, backing = 'mixed', parts = [] }) =>
       parts.reduce(

@@ -3,19 +3,13 @@
  * and the actors that take turns. Put together from a plain config, or from what was saved.
  */
 import { Bus, Clock, type ClockState, type ElfImage, Hart, type HartState, PhysMemory } from '#emu';
-import {
-  createKvm,
-  destroyVm,
-  type Kvm,
-  type KvmState,
-  saveKvm,
-  type Vcpu,
-} from '#kvm';
+import { createKvm, destroyVm, type Kvm, type KvmState, saveKvm, type Vcpu } from '#kvm';
 import {
   checkKernel,
   createKernel,
   createPolicy,
   drive,
+  HPAGE_PMD_NR,
   type Kernel,
   type KernelState,
   mmExit,
@@ -109,6 +103,7 @@ export class HostMachine {
       memory: this.memory,
       tlb: shootdownOf(this.harts),
       policy: createPolicy(config.policy),
+      movableBytes: config.movableBytes ?? 0,
       ...(state === undefined ? {} : { state: state.kernel }),
     });
     if (options.provenance === true && state === undefined) provenanceStart(this.k);
@@ -228,7 +223,9 @@ export class HostMachine {
     const { stat } = this.k.state;
     const pins = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
     if (pins !== 0) this.violations.push(`leak: ${pins} pins were never released`);
-    const lost = this.memory.nrPages - 1 - nrFreePages(this.k);
+    // The zero page stays, and the huge one, once anybody has read from it.
+    const zeroes = this.k.state.hugeZeroFolio < 0 ? 1 : 1 + HPAGE_PMD_NR;
+    const lost = this.memory.nrPages - zeroes - nrFreePages(this.k);
     if (lost !== 0) this.violations.push(`leak: ${lost} frames were never freed`);
   }
 
