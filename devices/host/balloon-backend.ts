@@ -37,6 +37,8 @@ export class BalloonHost implements BalloonBackend {
   private readonly config: BalloonHostConfig;
   private client: BalloonClient | undefined;
   private working: boolean;
+  /** What of the job in hand is memory of the guest. */
+  private runs: readonly GuestRun[];
   /** Bytes that were given up, and those that could not be. */
   discardedBytes: number;
   keptBytes: number;
@@ -45,6 +47,7 @@ export class BalloonHost implements BalloonBackend {
     this.config = config;
     this.client = undefined;
     this.working = false;
+    this.runs = [];
     this.discardedBytes = 0;
     this.keptBytes = 0;
   }
@@ -64,13 +67,18 @@ export class BalloonHost implements BalloonBackend {
     if (client === undefined) return;
     this.working = true;
     for (let job = client.nextJob(); job !== undefined; job = client.nextJob()) {
-      for (const run of this.runsOf(job.ranges)) {
-        yield* this.discard(run);
-        this.config.onWritten(run.gpa, run.lenBytes);
-      }
+      this.runs = this.runsOf(job.ranges);
+      for (const run of this.runs) yield* this.discard(run);
+      this.markUnderWay();
+      this.runs = [];
       client.complete(job);
     }
     this.working = false;
+  }
+
+  /** Says what may be changing at this moment, for whoever is about to look at the dirty log. */
+  markUnderWay(): void {
+    for (const { gpa, lenBytes } of this.runs) this.config.onWritten(gpa, lenBytes);
   }
 
   /** What of the ranges is RAM of the guest. */

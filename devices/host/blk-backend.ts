@@ -86,6 +86,11 @@ export class FileDisk implements BlkBackend {
   post(client: BlkClient): void {
     for (const worker of this.workers) worker.client = client;
   }
+
+  /** Says what may be changing at this moment, for whoever is about to look at the dirty log. */
+  markUnderWay(): void {
+    for (const worker of this.workers) worker.markUnderWay();
+  }
 }
 
 /** Does requests one after the other. */
@@ -94,12 +99,19 @@ export class BlkWorker {
   private readonly config: FileDiskConfig;
   private readonly bounceHva: number;
   private working: boolean;
+  /** Memory of the guest that is being read into. */
+  private reading: readonly GuestRun[];
 
   constructor(config: FileDiskConfig, bounceHva: number) {
     this.config = config;
     this.bounceHva = bounceHva;
     this.client = undefined;
     this.working = false;
+    this.reading = [];
+  }
+
+  markUnderWay(): void {
+    for (const { gpa, lenBytes } of this.reading) this.config.onWritten(gpa, lenBytes);
   }
 
   /** Requests that wait; 0 while this worker is at one. */
@@ -144,13 +156,15 @@ export class BlkWorker {
   private *read(request: BlkRequest): Path<boolean> {
     const runs = this.runsOf(request);
     if (runs === null) return false;
+    this.reading = runs;
     const it = iovIterIovec(ITER_DEST, runs);
     const offset = request.sector * BLK_SECTOR_BYTES;
     const done = iovIterIsAligned(it, BLK_SECTOR_BYTES)
       ? yield* this.direct(offset, it)
       : yield* this.readBounced(offset, it);
     // Also after an error: a part of it may have been read.
-    for (const { gpa, lenBytes } of runs) this.config.onWritten(gpa, lenBytes);
+    this.markUnderWay();
+    this.reading = [];
     return done;
   }
 

@@ -185,11 +185,6 @@ export class VirtioBalloon implements VirtioDevice, BalloonClient {
     return this.jobs.nrWaiting;
   }
 
-  /** Jobs that the backend is busy with. */
-  get underWay(): readonly BalloonJob[] {
-    return this.jobs.underWay;
-  }
-
   nextJob(): BalloonJob | undefined {
     return this.jobs.next();
   }

@@ -203,11 +203,6 @@ export class VirtioBlk implements VirtioDevice, BlkClient {
     return this.jobs.nrWaiting;
   }
 
-  /** Requests that the backend is busy with. */
-  get underWay(): readonly BlkRequest[] {
-    return this.jobs.underWay;
-  }
-
   nextRequest(): BlkRequest | undefined {
     return this.jobs.next();
   }

@@ -40,11 +40,6 @@ export class JobList<Job extends VirtioJob> {
     return this.waiting.length;
   }
 
-  /** Those that the backend is busy with, void ones too. */
-  get underWay(): readonly Job[] {
-    return this.running;
-  }
-
   /** For the backend. */
   push(job: Job): void {
     this.waiting.push(job);

@@ -40,6 +40,8 @@ export const activitiesFor = (guest: Guest, host: HostMachine): Activity[] => {
     new Protector(name('protect'), config(1, gaps.protect)),
     new Remapper(name('remap'), config(2, gaps.remap)),
     new Forker(name('fork'), config(3, gaps.fork)),
-    new Harvester(name('harvest'), config(4, gaps.harvest), host.kvm, guest.vm),
+    new Harvester(name('harvest'), config(4, gaps.harvest), host.kvm, guest.vm, () => {
+      for (const part of guest.parts) part.markUnderWay?.();
+    }),
   ];
 };

@@ -18,13 +18,16 @@ export interface HarvesterState extends ActivityState {
 export class Harvester extends Activity {
   private readonly kvm: Kvm;
   private readonly vm: Vm;
+  private readonly markUnderWay: () => void;
   /** By slot: digest of each page at the last look, 0 = none since it was last dirty. */
   private digests: Map<number, Int32Array>;
 
-  constructor(name: string, config: ActivityConfig, kvm: Kvm, vm: Vm) {
+  /** @param markUnderWay puts into the log what the guest's devices are writing at this moment */
+  constructor(name: string, config: ActivityConfig, kvm: Kvm, vm: Vm, markUnderWay: () => void) {
     super(name, config);
     this.kvm = kvm;
     this.vm = vm;
+    this.markUnderWay = markUnderWay;
     this.digests = new Map();
   }
 
@@ -45,6 +48,7 @@ export class Harvester extends Activity {
   }
 
   private harvestSlot(slot: MemSlot, digests: Int32Array): void {
+    this.markUnderWay();
     const dirty = harvestDirtyLog(this.kvm, this.vm, slot);
     if (dirty === null) return;
     for (let page = 0; page < digests.length; page++)

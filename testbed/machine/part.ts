@@ -37,6 +37,14 @@ export interface GuestPart {
   save(): unknown;
   /** The guest has ended: no request is begun any more, what is held is given back by the actors. */
   ended(): void;
+  /** Says by onWritten() what is being written past the guest's page tables at this moment: asked before a look at the dirty log. */
+  markUnderWay?(): void;
+  /**
+   * The host loses power at this moment: what is written back is what it finds afterwards.
+   * @param keeps blocks of the disk's volatile cache that reach its media all the same
+   * @returns the image
+   */
+  powerFail?(keeps: (block: number) => boolean): Uint8Array;
   /** The guest's process has exited: files and frames that belong to the part go. */
   release(): void;
   /** The run is over, however it ended: files of the user are written back. @throws Error for a file that cannot be */

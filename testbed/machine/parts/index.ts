@@ -3,17 +3,28 @@
  * the kind's own, and plain data.
  */
 import type { GuestPart, PartKind, PartWiring } from '../part.ts';
+import { VIRTIO_BALLOON_PART, type VirtioBalloonPartConfig } from './virtio-balloon.ts';
+import { VIRTIO_BLK_PART, type VirtioBlkPartConfig } from './virtio-blk.ts';
 import { VIRTIO_CONSOLE_PART, type VirtioConsolePartConfig } from './virtio-console.ts';
+import { VIRTIO_PMEM_PART, type VirtioPmemPartConfig } from './virtio-pmem.ts';
 import { VIRTIO_RNG_PART, type VirtioRngPartConfig } from './virtio-rng.ts';
 
 /** Kind -> how it is made. A new kind of part adds its line here, and its config below. */
 const PART_KINDS = {
+  'virtio-balloon': VIRTIO_BALLOON_PART,
+  'virtio-blk': VIRTIO_BLK_PART,
   'virtio-console': VIRTIO_CONSOLE_PART,
+  'virtio-pmem': VIRTIO_PMEM_PART,
   'virtio-rng': VIRTIO_RNG_PART,
 } satisfies Record<string, PartKind<never>>;
 
 /** What is plugged into a guest. */
-export type PartConfig = VirtioConsolePartConfig | VirtioRngPartConfig;
+export type PartConfig =
+  | VirtioBalloonPartConfig
+  | VirtioBlkPartConfig
+  | VirtioConsolePartConfig
+  | VirtioPmemPartConfig
+  | VirtioRngPartConfig;
 
 const kindOf = (config: PartConfig): PartKind<PartConfig> => {
   const kind = (PART_KINDS as Record<string, PartKind<PartConfig>>)[config.kind];
