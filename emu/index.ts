@@ -260,6 +260,19 @@ export type { Access, MmuState } from './mmu/mmu.ts';
 export { PRIV_M, PRIV_S, PRIV_U, createTranslationRegs } from './mmu/regs.ts';
 export type { Privilege, TranslationRegs } from './mmu/regs.ts';
 export {
+  ENTRY_FAULT,
+  ENTRY_LEAF,
+  ENTRY_POINTER,
+  ENTRY_UPDATE,
+  judgeEntry,
+  notCanonical,
+  notCanonicalX4,
+  pageInLeaf,
+  rootIndexX4,
+  vpn,
+} from './mmu/steps.ts';
+export type { Need } from './mmu/steps.ts';
+export {
   ATP_MODE_BARE,
   ATP_MODE_SV39,
   ATP_MODE_SV48,

@@ -56,7 +56,8 @@ import {
 } from './counters.ts';
 import { createTranslationRegs, PRIV_M, PRIV_U, type TranslationRegs } from './regs.ts';
 import { TAG_PAGE_MASK, TLB_INDEX_MASK, Tlb } from './tlb.ts';
-import { FAULT_ACCESS, FAULT_PAGE, type Need, WALK_NOT_RAM, Walker } from './walk.ts';
+import type { Need } from './steps.ts';
+import { FAULT_ACCESS, FAULT_PAGE, WALK_NOT_RAM, Walker } from './walk.ts';
 
 /** Kinds of access. For guestAccessSlow(), ACCESS_EXEC is what HLVX does: a load by execute permission. */
 export const ACCESS_READ = 0;

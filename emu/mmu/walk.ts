@@ -9,19 +9,7 @@
  */
 import { PAGE_MASK, PAGE_SIZE, RAM_OFFSET, RAM_PFN_BASE } from '../layout.ts';
 import type { PhysMemory } from '../memory.ts';
-import {
-  PTE_A,
-  PTE_BYTES,
-  PTE_D,
-  PTE_R,
-  PTE_U,
-  PTE_V,
-  PTE_W,
-  PTE_X,
-  pteLeaf,
-  ptePpn,
-  pteReserved,
-} from '../pte.ts';
+import { PTE_A, PTE_BYTES, PTE_D, PTE_R, PTE_U, PTE_V, PTE_W, PTE_X, ptePpn } from '../pte.ts';
 import { CTX_ADUE1, CTX_ADUE2, CTX_MXR, CTX_VMXR, type Context, type GSpace } from './context.ts';
 import {
   COUNT_AD_UPDATES,
@@ -30,6 +18,18 @@ import {
   COUNT_WALK_STEPS,
   COUNT_WALKS,
 } from './counters.ts';
+import {
+  ENTRY_FAULT,
+  ENTRY_POINTER,
+  ENTRY_UPDATE,
+  judgeEntry,
+  type Need,
+  notCanonical,
+  notCanonicalX4,
+  pageInLeaf,
+  rootIndexX4,
+  vpn,
+} from './steps.ts';
 import { gpaTag, leaf1TagHi, leafTag, type Tlb } from './tlb.ts';
 
 /** Outcomes of a translation that are not the offset of a frame. */
@@ -44,9 +44,6 @@ export const FAULT_ACCESS = 3;
 /** htinst of a guest-page fault on a VS-stage entry (Priv 15.6.3, RV64): read, or write of A and D. */
 export const HTINST_PTE_READ = 0x3000;
 export const HTINST_PTE_WRITE = 0x3020;
-
-/** What a translation needs of a leaf: PTE_R, PTE_W or PTE_X. */
-export type Need = typeof PTE_R | typeof PTE_W | typeof PTE_X;
 
 /** A leaf that is good without an update, apart from the access's own permission. */
 const G_LEAF = PTE_V | PTE_R | PTE_U | PTE_A;
@@ -231,12 +228,8 @@ export class Walker {
     const pageFault = gStage ? FAULT_GUEST_PAGE : FAULT_PAGE;
 
     // Addresses must be sign-extended; guest physical ones zero-extended from two more bits.
-    if (gStage) {
-      if (hi >>> (9 * levels - 18) !== 0) return this.refuse(FAULT_GUEST_PAGE);
-    } else {
-      const high = hi >> (9 * levels - 21);
-      if (high !== 0 && high !== -1) return this.refuse(FAULT_PAGE);
-    }
+    if (gStage ? notCanonicalX4(levels, hi) : notCanonical(levels, hi))
+      return this.refuse(pageFault);
 
     let uMask = PTE_U;
     let uWant = PTE_U;
@@ -261,24 +254,16 @@ export class Walker {
       const pteHi = i32[p + 1]!;
       this.f64[this.counters + COUNT_WALK_STEPS]!++;
 
-      // Step 3.
-      if ((pteLo & PTE_V) === 0 || pteReserved(pteLo, pteHi)) return this.refuse(pageFault);
-      // Step 4: a pointer. D, A and U are reserved in it.
-      if (!pteLeaf(pteLo)) {
-        if ((pteLo & (PTE_D | PTE_A | PTE_U)) !== 0 || level === 0) return this.refuse(pageFault);
+      const verdict = judgeEntry(pteLo, pteHi, level, uMask, uWant, need, mxr, update);
+      if (verdict === ENTRY_FAULT) return this.refuse(pageFault);
+      if (verdict === ENTRY_POINTER) {
         tablePpn = ptePpn(pteLo, pteHi);
         level--;
         index = vpn(level, lo, hi);
         continue;
       }
-      // Step 5: permission.
-      if ((pteLo & uMask) !== uWant) return this.refuse(pageFault);
-      if ((pteLo & need) === 0 && !(mxr && (pteLo & PTE_X) !== 0)) return this.refuse(pageFault);
-      // Step 6: alignment.
-      const ppn = ptePpn(pteLo, pteHi);
-      if (level > 0 && ppn % 2 ** (9 * level) !== 0) return this.refuse(pageFault);
       // Step 7: A and D, in the entry itself and not in a cached one.
-      if ((pteLo & update) !== update) {
+      if (verdict === ENTRY_UPDATE) {
         if (!adue) return this.refuse(pageFault);
         const page = this.tablePage(c, nested, tablePpn, index, PTE_W);
         if (page < 0) return false;
@@ -294,7 +279,7 @@ export class Walker {
         if (gStage) this.tlb.fillLeafG(s, lo, hi, pageOffset);
         else this.tlb.fillLeaf1(c, lo, hi, pageOffset);
       }
-      this.ppn = ppn + pageInLeaf(level, lo, hi);
+      this.ppn = ptePpn(pteLo, pteHi) + pageInLeaf(level, lo, hi);
       this.leafLo = pteLo | update;
       this.leafLevel = level;
       return true;
@@ -347,28 +332,3 @@ export class Walker {
     return false;
   }
 }
-
-/** Index into a table at `level`: 9 bits. */
-const vpn = (level: number, lo: number, hi: number): number => {
-  switch (level) {
-    case 0:
-      return (lo >>> 12) & 0x1ff;
-    case 1:
-      return (lo >>> 21) & 0x1ff;
-    case 2:
-      return ((lo >>> 30) | (hi << 2)) & 0x1ff;
-    default:
-      return (hi >>> (9 * level - 20)) & 0x1ff;
-  }
-};
-
-/** Index into a 16 KiB root of an x4 form: 11 bits. */
-const rootIndexX4 = (level: number, lo: number, hi: number): number =>
-  level === 2 ? ((lo >>> 30) | (hi << 2)) & 0x7ff : (hi >>> (9 * level - 20)) & 0x7ff;
-
-/** Page within a leaf of `level`, by the low bits of the address's page number. */
-const pageInLeaf = (level: number, lo: number, hi: number): number => {
-  if (level === 0) return 0;
-  if (level <= 2) return (lo >>> 12) & ((1 << (9 * level)) - 1);
-  return (hi & ((1 << (9 * level - 20)) - 1)) * 0x10_0000 + (lo >>> 12);
-};
