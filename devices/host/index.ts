@@ -1,4 +1,14 @@
 /** The door of devices/host/: what stands behind device models on the host. */
+export { DmaDevicePort } from './device-port.ts';
+export type { DmaDevicePortConfig, DmaTranslator } from './device-port.ts';
+export { DmaDevice, directDevice } from './dma-device.ts';
+export type { DmaDeviceState, DmaViolation, IommuMode } from './dma-device.ts';
+export { dmaMapSg, dmaUnmapSg, nrMappedPages, nrSgPages } from './dma-map.ts';
+export { DMA_BIDIRECTIONAL, DMA_FROM_DEVICE, DMA_TO_DEVICE, runsOfPages } from './dma-mapping.ts';
+export type { DmaDirection, DmaMapping, DmaRun, DmaSg, DmaSegmentLimits } from './dma-mapping.ts';
+export { FLUSH_TIMEOUT, HostIommu } from './host-iommu.ts';
+export type { AttachOptions, HostIommuConfig, HostIommuState, IommuModel } from './host-iommu.ts';
+export { IoDomain } from './io-domain.ts';
 export { BalloonHost } from './balloon-backend.ts';
 export type { BalloonHostConfig } from './balloon-backend.ts';
 export { BLK_BOUNCE_BYTES, FileDisk } from './blk-backend.ts';

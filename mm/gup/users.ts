@@ -38,6 +38,7 @@ export interface GupUser {
 
 export type GupUserId =
   | 'kvm'
+  | 'kvm-map'
   | 'dma-engine'
   | 'access-remote-vm'
   | 'process-vm'
@@ -51,6 +52,7 @@ export type GupUserId =
   | 'rdma'
   | 'rdma-odp'
   | 'vfio'
+  | 'iommu-sva'
   | 'gup-test';
 
 export const GUP_USERS: readonly GupUser[] = [
@@ -78,6 +80,22 @@ export const GUP_USERS: readonly GupUser[] = [
       },
     },
     since: 'FOLL_GET from the start; struct kvm_follow_pfn since 6.13',
+  },
+  {
+    id: 'kvm-map',
+    what: "a guest's page that the hypervisor maps for itself: virt/kvm/kvm_main.c, kvm_vcpu_map()",
+    api: { 'linux-6.5': 'get', 'linux-7': 'pin', target: 'pin' },
+    uses: {
+      pin: {
+        hold: 'unbounded',
+        until: 'the hypervisor unmaps it',
+        dirty: 'set_page_dirty() at unmapping, without the folio lock, before the pin goes',
+        notifier: 'no',
+        unsafe:
+          'nothing for anonymous memory; in a shared file mapping the bytes may land after writeback has cleaned the folio, unless it looks for pins',
+      },
+    },
+    since: 'FOLL_PIN since 6.13; FOLL_GET before, which is not modelled',
   },
   {
     id: 'dma-engine',
@@ -353,6 +371,23 @@ export const GUP_USERS: readonly GupUser[] = [
       },
     },
     since: 'pin_user_pages_remote() with FOLL_LONGTERM since 5.6',
+  },
+  {
+    id: 'iommu-sva',
+    what: "devices that walk a process's own page tables: drivers/iommu/io-pgfault.c, handle_mm_fault()",
+    api: { 'linux-6.5': 'secondary', 'linux-7': 'secondary', target: 'secondary' },
+    uses: {
+      secondary: {
+        hold: 'none',
+        until: 'nothing is held',
+        dirty:
+          "the IOMMU sets D in the process's own entry, which is writable before the device may write",
+        notifier: 'yes: told with every TLB flush, so that IOMMU and device forget too',
+        unsafe:
+          'nothing while the device can wait for a page, and while the flush does not return before IOMMU and device have forgotten: otherwise it writes to a page that was freed',
+      },
+    },
+    since: 'iommu_sva_handle_mm() since 6.1',
   },
   {
     id: 'gup-test',

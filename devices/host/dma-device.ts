@@ -1,0 +1,133 @@
+/**
+ * A device that does DMA, as its driver and the host's IOMMU know it: its id, its mode, the domain
+ * that it is attached to, what it has done wrong. Compare struct device and struct dev_iommu.
+ */
+import type { Kernel } from '#mm';
+import { type DmaMapping, type DmaSegmentLimits, NO_SEGMENT_LIMITS } from './dma-mapping.ts';
+import type { IoDomain } from './io-domain.ts';
+
+/**
+ * What stands between a device and memory: nothing (bus addresses are physical); a domain whose
+ * entries are invalidated when they go, or some time later; the page tables of processes.
+ */
+export type IommuMode = 'off' | 'strict' | 'deferred' | 'sva';
+
+/** One DMA access that should not have been. Plain data. */
+export interface DmaViolation {
+  kind: 'stale' | 'blocked' | 'unmapped';
+  /** One line: who did what to which frame, who had mapped it, whose it is now. */
+  text: string;
+}
+
+/** Unmapped ranges that are remembered. */
+const PAST_KEPT = 64;
+
+/** Violations that are kept word for word; further ones are counted. */
+const VIOLATIONS_KEPT = 64;
+
+/** What a saved machine keeps of a device; its domain is saved beside it. */
+export interface DmaDeviceState {
+  id: number;
+  name: string;
+  mode: IommuMode;
+  domain: number;
+  ats: boolean;
+  pdt: number;
+  removed: boolean;
+  direct: DmaMapping[];
+  violations: DmaViolation[];
+  nrViolations: number;
+}
+
+export class DmaDevice {
+  readonly kernel: Kernel;
+  /** device_id at the IOMMU. */
+  readonly id: number;
+  readonly name: string;
+  readonly mode: IommuMode;
+  /** Where its bus addresses lead; null for one whose addresses are physical, or virtual of a process. */
+  domain: IoDomain | null;
+  /** It has a cache of translations of its own. */
+  ats: boolean;
+  /** Page of its process directory, -1: it has none. */
+  pdt: number;
+  /** It is gone, or was cut off: nothing is mapped for it any more. */
+  removed: boolean;
+  /** What is mapped for a device without a domain, by its first frame: for the checks of its accesses. */
+  readonly direct: DmaMapping[];
+  /** The last of those that were unmapped, oldest first. */
+  readonly directPast: DmaMapping[];
+  /** Ranges that were unmapped: what was looked up in `direct` before it changed has to be looked up again. */
+  nrUnmapped: number;
+  limits: Readonly<DmaSegmentLimits>;
+  /** The first of its violations, and how many there were. */
+  readonly violations: DmaViolation[];
+  nrViolations: number;
+  /** Called when the IOMMU's driver has answered its page requests. */
+  onPageResponse: () => void;
+
+  constructor(kernel: Kernel, id: number, name: string, mode: IommuMode) {
+    this.kernel = kernel;
+    this.id = id;
+    this.name = name;
+    this.mode = mode;
+    this.domain = null;
+    this.ats = false;
+    this.pdt = -1;
+    this.removed = false;
+    this.direct = [];
+    this.directPast = [];
+    this.nrUnmapped = 0;
+    this.limits = NO_SEGMENT_LIMITS;
+    this.violations = [];
+    this.nrViolations = 0;
+    this.onPageResponse = () => {};
+  }
+
+  /** A range is unmapped for a device without a domain. @throws Error for one that is not mapped */
+  unmapDirect(mapping: Readonly<DmaMapping>): void {
+    const i = this.direct.findIndex(
+      ({ pfn, nrPages }) => pfn === mapping.pfn && nrPages === mapping.nrPages,
+    );
+    if (i < 0) throw new Error(`${this.name}: frame ${mapping.pfn} is not mapped`);
+    this.nrUnmapped++;
+    this.directPast.push(...this.direct.splice(i, 1));
+    if (this.directPast.length > PAST_KEPT) this.directPast.shift();
+  }
+
+  /** Writes down that an access should not have been. */
+  violate(kind: DmaViolation['kind'], text: string): void {
+    this.nrViolations++;
+    if (this.violations.length < VIOLATIONS_KEPT)
+      this.violations.push({ kind, text: `${this.name}: ${text}` });
+  }
+
+  save(): DmaDeviceState {
+    return {
+      id: this.id,
+      name: this.name,
+      mode: this.mode,
+      domain: this.domain?.id ?? -1,
+      ats: this.ats,
+      pdt: this.pdt,
+      removed: this.removed,
+      direct: this.direct.map((mapping) => ({ ...mapping })),
+      violations: this.violations.map((violation) => ({ ...violation })),
+      nrViolations: this.nrViolations,
+    };
+  }
+
+  /** All but the domain, which the IOMMU's driver finds again. */
+  restore(state: DmaDeviceState): void {
+    this.ats = state.ats;
+    this.pdt = state.pdt;
+    this.removed = state.removed;
+    this.direct.push(...state.direct.map((mapping) => ({ ...mapping })));
+    this.violations.push(...state.violations.map((violation) => ({ ...violation })));
+    this.nrViolations = state.nrViolations;
+  }
+}
+
+/** A device behind no IOMMU. Its bus addresses are physical, and nothing keeps it from any of them. */
+export const directDevice = (kernel: Kernel, name: string): DmaDevice =>
+  new DmaDevice(kernel, 0, name, 'off');
