@@ -82,12 +82,19 @@ const mapDirect = (
  * @throws Error for a list that is not mapped
  */
 export function* dmaUnmapSg(device: DmaDevice, sg: DmaSg): Path<void> {
+  yield* dmaUnmapSgs(device, [sg]);
+}
+
+/** The same for several lists, with one invalidation for all. Compare struct iommu_iotlb_gather. */
+export function* dmaUnmapSgs(device: DmaDevice, lists: readonly DmaSg[]): Path<void> {
   const { kernel, domain } = device;
   if (kernel.watched) yield YP_DMA_COMPLETING;
-  for (const mapping of sg.mappings)
-    if (domain !== null) domain.clear(mapping.pfn);
-    else device.unmapDirect(mapping);
-  sg.mappings = [];
+  for (const sg of lists) {
+    for (const mapping of sg.mappings)
+      if (domain !== null) domain.clear(mapping.pfn);
+      else device.unmapDirect(mapping);
+    sg.mappings = [];
+  }
   // Cleared from the tables; the IOMMU may have it still.
   if (kernel.watched) yield YP_DMA_COMPLETING;
   domain?.finish();

@@ -6,6 +6,7 @@
  * allocated once: nothing here grows with the number of transfers.
  */
 import { PAGE_MASK, PAGE_SIZE } from '#emu';
+import type { DmaSg } from './dma-mapping.ts';
 
 /**
  * Most pages of one transfer. A descriptor moves 1 MiB in at most 1024 pieces a side, so that a
@@ -19,6 +20,7 @@ export interface PinnedPagesState {
   windowFirst: Int32Array;
   windowWrite: Uint8Array;
   pages: Int32Array;
+  mapped: (DmaSg | null)[];
 }
 
 export class PinnedPages {
@@ -30,6 +32,8 @@ export class PinnedPages {
   private readonly windowFirst: Int32Array;
   private readonly windowWrite: Uint8Array;
   nrWindows: number;
+  /** By window: what an IOMMU has been given of it; null: nothing. */
+  private mapped: (DmaSg | null)[];
   /** Window that the last look-up for reading [0] and for writing [1] found. */
   private readonly recent: Int32Array;
 
@@ -40,6 +44,7 @@ export class PinnedPages {
     this.windowFirst = new Int32Array(PINNED_PAGES_MAX);
     this.windowWrite = new Uint8Array(PINNED_PAGES_MAX);
     this.nrWindows = 0;
+    this.mapped = [];
     this.recent = new Int32Array(2);
   }
 
@@ -51,20 +56,47 @@ export class PinnedPages {
   /** Adds a window over frames[0 .. nrPages), which the caller has pinned. */
   add(gpa: number, write: boolean, frames: Int32Array, nrPages: number): void {
     const window = this.nrWindows++;
+    this.mapped.push(null);
     this.windowGpa[window] = gpa - (gpa % PAGE_SIZE);
     this.windowFirst[window] = this.nrPages;
     this.windowWrite[window] = write ? 1 : 0;
     for (let i = 0; i < nrPages; i++) this.pages[this.nrPages++] = frames[i]!;
   }
 
+  /** The last window is mapped. */
+  setMapped(sg: DmaSg): void {
+    this.mapped[this.nrWindows - 1] = sg;
+  }
+
+  /** Everything that is mapped. */
+  allMapped(): DmaSg[] {
+    return this.mapped.filter((sg) => sg !== null);
+  }
+
+  /** Bus address, at the IOMMU, of the byte at `gpa`; -1: it is not mapped, or not held as `write` wants it. */
+  busAddressAt(gpa: number, write: boolean): number {
+    const window = this.windowAt(gpa, write);
+    const mapping = window < 0 ? undefined : this.mapped[window]?.mappings[0];
+    return mapping === undefined ? -1 : mapping.pfn * PAGE_SIZE + gpa - this.windowGpa[window]!;
+  }
+
   clear(): void {
     this.nrPages = 0;
     this.nrWindows = 0;
+    this.mapped = [];
     this.recent.fill(0);
   }
 
   /** Frame that holds the byte at `gpa`, pinned for writing if `write`; -1 when none is held. */
   frameAt(gpa: number, write: boolean): number {
+    const window = this.windowAt(gpa, write);
+    if (window < 0) return -1;
+    const page = Math.floor((gpa - this.windowGpa[window]!) / PAGE_SIZE);
+    return this.pages[this.windowFirst[window]! + page]!;
+  }
+
+  /** Window that holds the byte at `gpa`, pinned for writing if `write`; -1: none. */
+  private windowAt(gpa: number, write: boolean): number {
     const wanted = write ? 1 : 0;
     let window = this.recent[wanted]!;
     for (let n = this.nrWindows; n > 0; n--) {
@@ -72,7 +104,7 @@ export class PinnedPages {
       const page = (gpa - this.windowGpa[window]!) / PAGE_SIZE;
       if (page >= 0 && page < this.windowPages(window) && this.windowWrite[window]! >= wanted) {
         this.recent[wanted] = window;
-        return this.pages[this.windowFirst[window]! + Math.floor(page)]!;
+        return window;
       }
       window++;
     }
@@ -122,6 +154,7 @@ export class PinnedPages {
       windowFirst: this.windowFirst.slice(0, this.nrWindows),
       windowWrite: this.windowWrite.slice(0, this.nrWindows),
       pages: this.pages.slice(0, this.nrPages),
+      mapped: this.mapped.map((sg) => sg && structuredClone(sg)),
     };
   }
 
@@ -131,6 +164,7 @@ export class PinnedPages {
     this.windowFirst.set(state.windowFirst);
     this.windowWrite.set(state.windowWrite);
     this.nrWindows = state.windowGpa.length;
+    this.mapped = state.mapped.map((sg) => sg && structuredClone(sg));
     this.pages.set(state.pages);
     this.nrPages = state.pages.length;
   }

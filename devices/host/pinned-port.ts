@@ -15,6 +15,9 @@
  * Pinning and unpinning may sleep, so both happen in work(), a path; the copy at the completion
  * event touches nothing but frames that are held. A reset can come at any yield of work(): what it
  * has pinned by then, or pins in that very moment, is given back.
+ *
+ * Behind the host's IOMMU what is pinned is mapped as well, and the engine's accesses go by the bus
+ * addresses of that mapping: what the IOMMU does not let through is a bus error.
  */
 import { atomicAdd } from '#cells';
 import { DMA_FAULT, DMA_OK, PAGE_MASK, PAGE_SIZE } from '#emu';
@@ -31,6 +34,10 @@ import {
   YP_DMA_COMPLETING,
   YP_DMA_SUBMITTED,
 } from '#mm/driver-api';
+import { dmaMapSg, dmaUnmapSgs } from './dma-map.ts';
+import { DMA_BIDIRECTIONAL, DMA_TO_DEVICE, runsOfPages } from './dma-mapping.ts';
+import type { DmaDevicePort } from './device-port.ts';
+import type { DmaDevice } from './dma-device.ts';
 import {
   PINNED_PAGES_MAX,
   PinnedPages,
@@ -46,6 +53,8 @@ export interface PinnedPortConfig {
   hvaOf(gpa: number): number;
   /** Guest memory has changed: the dirty log. Called for runs inside one page. */
   onWritten(gpa: number, lenBytes: number): void;
+  /** The engine is behind the host's IOMMU: as which device, and its port there. */
+  dma?: { device: DmaDevice; port: DmaDevicePort };
 }
 
 /** What a saved machine keeps of the port; a submission that waits is posted again by its engine. */
@@ -221,6 +230,11 @@ export class PinnedPort implements DmaEnginePort {
 
   /** Offset of a byte whose page is held, or DMA_FAULT. */
   private offsetAt(gpa: number, write: boolean): number {
+    const { dma } = this.config;
+    if (dma !== undefined) {
+      const iova = this.held.busAddressAt(gpa, write);
+      return iova < 0 ? DMA_FAULT : dma.port.translate(iova, write);
+    }
     const page = this.held.frameAt(gpa, write);
     if (page < 0) return DMA_FAULT;
     return pinnedPageOffset(this.config.kernel, page) + (gpa % PAGE_SIZE);
@@ -255,9 +269,26 @@ export class PinnedPort implements DmaEnginePort {
       const overtaken = generation !== this.generation;
       (overtaken ? this.leaving : this.held).add(runGpa, write, this.scratch, got);
       if (overtaken) return DMA_FAULT;
+      const mapped = yield* this.map(got, write);
+      if (!mapped || generation !== this.generation) return DMA_FAULT;
       pinned += got;
     }
     return DMA_OK;
+  }
+
+  /** Gives the IOMMU what was pinned last: scratch[0 .. nrPages). Returns false without room for it. */
+  private *map(nrPages: number, write: boolean): Path<boolean> {
+    const { dma } = this.config;
+    if (dma === undefined) return true;
+    const { held } = this;
+    const runs = runsOfPages(this.scratch, 0, nrPages);
+    // The descriptor is read and written; the rest one way each.
+    const direction = write ? DMA_BIDIRECTIONAL : DMA_TO_DEVICE;
+    const sg = yield* dmaMapSg(dma.device, runs, direction, 'dma-engine');
+    if (typeof sg === 'number') return false;
+    // Overtaken or not: the window is where it was.
+    held.setMapped(sg);
+    return true;
   }
 
   /** Pages from `gpa` on, `most` of them at most, that follow one another in the VMM too. */
@@ -273,6 +304,9 @@ export class PinnedPort implements DmaEnginePort {
     const { leaving } = this;
     if (leaving.nrPages === 0) return;
     if (kernel.watched) yield YP_DMA_COMPLETING;
+    const { dma } = this.config;
+    // The device may reach nothing that nobody holds.
+    if (dma !== undefined) yield* dmaUnmapSgs(dma.device, leaving.allMapped());
     for (let first = 0, end = 0; first < leaving.nrWindows; first = end) {
       end = leaving.endOfAlike(first);
       const frames = leaving.framesOf(first, end);
