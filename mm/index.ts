@@ -177,6 +177,18 @@ export {
   F_SEAL_WRITE,
 } from './fs/seals.ts';
 export { secretmemCreate } from './fs/secretmem.ts';
+export {
+  FALLOC_FL_KEEP_SIZE,
+  FALLOC_FL_PUNCH_HOLE,
+  guestMemfdConvert,
+  guestMemfdCreate,
+  guestMemfdFallocate,
+} from './fs/guestmemfd.ts';
+export {
+  GUEST_MEMFD_FLAG_INIT_SHARED,
+  GUEST_MEMFD_FLAG_MMAP,
+  guestMemfdIsPrivate,
+} from './fs/guestmemfd-state.ts';
 export { filePunchHole, fileRead, fileTruncate, fileWrite, fileZeroRange } from './fs/file.ts';
 export { shmemCreate, shmemRead, shmemWrite } from './fs/shmem.ts';
 export { MEMORY_BLOCK_PAGES, offlinePages, onlinePages } from './hotplug/hotplug.ts';
@@ -279,6 +291,7 @@ export {
   YP_LAYOUT_BREAK,
   YP_LONGTERM_UNPINNED,
   YP_LONGTERM_WAIT,
+  YP_MEMSLOT,
   YP_MIGRATE_COPIED,
   YP_MIGRATE_UNMAPPED,
   YP_MKWRITE,
@@ -428,6 +441,8 @@ export {
   PROT_NONE,
   PROT_READ,
   PROT_WRITE,
+  VM_PFNMAP,
+  VM_WRITE,
 } from './vma/flags.ts';
 export { UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_SIGBUS } from './uffd/state.ts';
 export {

@@ -62,6 +62,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
       gupFastSkipsRecheck: false,
       gupFastMarksLate: false,
       spliceKeepsMerge: false,
+      gmemConvertsHeld: false,
       notifierKeepsTlb: false,
       faultSkipsRetry: false,
     },
@@ -71,6 +72,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
     procMemForce: 'always',
     notifierOps: new Map(),
     intervalOps: new Map(),
+    guestMemfdOps: new Map(),
     secondaryUsers: new Map(),
   };
   if (state !== undefined) return k;

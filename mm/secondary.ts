@@ -9,6 +9,8 @@
  */
 export { EAGAIN, EBUSY, EFAULT, EHWPOISON, EINTR, EINVAL, ENOMEM } from './errno.ts';
 export { pageToPfn, pfnToPage } from './frames/table.ts';
+export { guestMemfdConvert } from './fs/guestmemfd.ts';
+export { guestMemfdIsPrivate } from './fs/guestmemfd-state.ts';
 export {
   HMM_PFN_ERROR,
   HMM_PFN_REQ_FAULT,
@@ -41,6 +43,12 @@ export {
   invalidateSeq,
 } from './secondary/invalidate.ts';
 export type { InvalidateState } from './secondary/invalidate.ts';
+export {
+  guestMemfdBind,
+  guestMemfdGetPfn,
+  guestMemfdUnbind,
+  registerGuestMemfdOps,
+} from './secondary/guestmemfd.ts';
 export { createSecondaryPfns, faultInPfns, releasePfns } from './secondary/range.ts';
 export type { SecondaryPfns } from './secondary/range.ts';
 export {
@@ -62,6 +70,10 @@ export {
   MMU_NOTIFY_UNMAP,
 } from './types.ts';
 export type {
+  AddressSpace,
+  FileEntryVisitor,
+  GuestMemfdBinding,
+  GuestMemfdOps,
   IntervalNotifier,
   IntervalNotifierOps,
   Kernel,

@@ -15,6 +15,7 @@ import type { BlockDevice } from './block/state.ts';
 import type { DaxState } from './fs/dax/state.ts';
 import type { DeviceMemory } from './fs/device.ts';
 import type { ExtentFs, ExtentInode } from './fs/extent/state.ts';
+import type { GuestMemfdState } from './fs/guestmemfd-state.ts';
 import type { RemoteServer } from './fs/remote/state.ts';
 import type { HugetlbState, ResvMap } from './hugetlb/state.ts';
 import type { FixedBuffer } from './io-uring/buffers.ts';
@@ -90,9 +91,9 @@ export interface DetachedTable {
 export interface AddressSpace {
   /**
    * `extent` and `fsdax` are files of a file system on a block device (mm/fs/extent/): the one has a
-   * page cache, of the other mappings show the blocks themselves.
+   * page cache, of the other mappings show the blocks themselves. `gmem` is guest_memfd.
    */
-  kind: 'shmem' | 'hugetlbfs' | 'secretmem' | 'device' | 'extent' | 'fsdax';
+  kind: 'shmem' | 'hugetlbfs' | 'secretmem' | 'gmem' | 'device' | 'extent' | 'fsdax';
   id: number;
   nrPages: number;
   /** pgoff -> page. */
@@ -111,6 +112,8 @@ export interface AddressSpace {
   inode: ExtentInode | null;
   /** fsdax: what stands where others have a page cache; otherwise null. */
   dax: DaxState | null;
+  /** gmem: which pages are private, and which memory slots show them; otherwise null. */
+  gmem: GuestMemfdState | null;
   /**
    * invalidate_lock: for reading while a page is put into the cache, for writing while pages leave it
    * and what is behind them changes.
@@ -231,6 +234,38 @@ export interface SecondaryUser {
   visitEntries(visit: SecondaryVisitor, within?: Pick<NotifierRange, 'mm' | 'start' | 'end'>): void;
   /** Its hardware walks the primary tables, and it is told after they have changed. */
   walksPrimary: boolean;
+}
+
+/** A memory slot that shows pages [pgoff, pgoff + nrPages) of a guest_memfd. Plain data. */
+export interface GuestMemfdBinding {
+  /** Name of the operations, and the VM's and the slot's own numbers. */
+  ops: string;
+  owner: number;
+  slot: number;
+  pgoff: number;
+  nrPages: number;
+}
+
+/** Told of one entry that stands for a page of a file, and not for an address. */
+export type FileEntryVisitor = (
+  mapping: AddressSpace,
+  pgoff: number,
+  pfn: number,
+  writable: boolean,
+) => void;
+
+/** What whoever binds a guest_memfd provides. Plain functions, under his own lock. */
+export interface GuestMemfdOps {
+  /** Before pages [first, end) of the file, which the binding shows, go or change: entries are dropped, and none made. */
+  invalidateStart(binding: GuestMemfdBinding, first: number, end: number): void;
+  invalidateEnd(binding: GuestMemfdBinding, first: number, end: number): void;
+  /** The file is gone, and the binding with it. */
+  released(binding: GuestMemfdBinding): void;
+  /** Calls `visit` for every entry that stands for a page of a file. @param within as of SecondaryUser */
+  visitFileEntries(
+    visit: FileEntryVisitor,
+    within?: { mapping: AddressSpace; first: number; end: number },
+  ): void;
 }
 
 /** A subscription to a part of an address space (mm/notifier/interval.ts). */
@@ -381,6 +416,8 @@ export interface Sabotage {
   gupFastMarksLate: boolean;
   /** splice() leaves a file's page in a pipe as write() left the buffer before: open to be appended to. */
   spliceKeepsMerge: boolean;
+  /** A page of a guest_memfd becomes private whoever holds it. */
+  gmemConvertsHeld: boolean;
   /** kvm: the notifier zaps G-stage entries but leaves them in the TLBs. */
   notifierKeepsTlb: boolean;
   /** kvm: a fault installs its pfn without looking at the invalidate sequence. */
@@ -410,6 +447,8 @@ export interface Kernel {
   procMemForce: ProcMemForce;
   notifierOps: Map<string, NotifierOps>;
   intervalOps: Map<string, IntervalNotifierOps>;
+  /** By name, who is told of changes of a guest_memfd. */
+  guestMemfdOps: Map<string, GuestMemfdOps>;
   /** By the same names, how the sanitizer sees their entries. */
   secondaryUsers: Map<string, SecondaryUser>;
 }

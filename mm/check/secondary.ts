@@ -16,13 +16,16 @@ import { folioOf, folioRefCount } from '../folio/folio.ts';
 import { pageToPfn, pfnToPage } from '../frames/table.ts';
 import { ptePresent, pteWrite } from '../pgtable/pte.ts';
 import { leafLevel, leafPage, leafWord, levelPages, walkLeaf } from '../pgtable/walk.ts';
-import type { Kernel, MmStruct, NotifierRange } from '../types.ts';
+import type { AddressSpace, Kernel, MmStruct, NotifierRange } from '../types.ts';
 
 /** Most faults that are kept: one is enough to fail a run. */
 const FAULTS_MAX = 32;
 
 const where = (ops: string, mm: MmStruct, hva: number): string =>
   `secondary entry of ${ops} for mm ${mm.id} hva 0x${hva.toString(16)}`;
+
+const whereInFile = (ops: string, { id }: AddressSpace, pgoff: number): string =>
+  `secondary entry of ${ops} for file ${id} page ${pgoff}`;
 
 /** P1, to be called where a range ends, before its users are told. */
 export const checkRangeEnd = (k: Kernel, range: NotifierRange): void => {
@@ -38,6 +41,28 @@ export const checkRangeEnd = (k: Kernel, range: NotifierRange): void => {
   }
 };
 
+/** The same of pages of a guest_memfd. */
+export const checkFileRangeEnd = (
+  k: Kernel,
+  mapping: AddressSpace,
+  first: number,
+  end: number,
+): void => {
+  const faults = k.state.secondaryFaults;
+  for (const [ops, { visitFileEntries }] of k.guestMemfdOps)
+    visitFileEntries(
+      (ofFile, pgoff, pfn) => {
+        const meets = ofFile === mapping && pgoff >= first && pgoff < end;
+        if (meets && faults.length < FAULTS_MAX)
+          listPush(
+            faults,
+            `P1 ${whereInFile(ops, mapping, pgoff)}: reaches pfn ${pfn} as its invalidation ends`,
+          );
+      },
+      { mapping, first, end },
+    );
+};
+
 /** P1 as it was found, P2, P3. */
 export const checkSecondary = (k: Kernel, report: string[]): void => {
   report.push(...k.state.secondaryFaults);
@@ -46,6 +71,14 @@ export const checkSecondary = (k: Kernel, report: string[]): void => {
       const end = hva + PAGE_SIZE * 2 ** order;
       if (walksPrimary && mm.openRanges.some((r) => hva < r.end && end > r.start)) return;
       checkEntry(k, ops, mm, hva, pfn, writable, end, report);
+    });
+  for (const [ops, { visitFileEntries }] of k.guestMemfdOps)
+    visitFileEntries((mapping, pgoff, pfn) => {
+      const page = mapping.pages.get(pgoff) ?? -1;
+      if (page === pfnToPage(pfn)) return;
+      const free = freeNote(k, pfn);
+      const has = page < 0 ? 'the file has no page there' : `the file has pfn ${pageToPfn(page)}`;
+      report.push(`I10 ${whereInFile(ops, mapping, pgoff)}: reaches pfn ${pfn}${free}; ${has}`);
     });
 };
 
@@ -67,7 +100,7 @@ const checkEntry = (
     const pte = leaf > 0 ? k.memory.i32[leafWord(leaf)]! : 0;
     const reached = ptePresent(pte) ? pageToPfn(leafPage(pte, level, at)) : -1;
     if (reached !== expected) {
-      const free = isFree(k, pfnToPage(expected)) ? ', which is free (P3)' : '';
+      const free = freeNote(k, expected);
       const primary = reached < 0 ? 'the primary has no page there' : `the primary ${reached}`;
       report.push(`I10 ${where(ops, mm, at)}: reaches pfn ${expected}${free}; ${primary}`);
       return;
@@ -81,5 +114,9 @@ const checkEntry = (
   }
 };
 
-const isFree = (k: Kernel, page: number): boolean =>
-  page >= 0 && page < k.state.frames.nrPages && folioRefCount(k, folioOf(k, page)) === 0;
+/** For messages: P3, where the frame has been freed. */
+const freeNote = (k: Kernel, pfn: number): string => {
+  const page = pfnToPage(pfn);
+  const isFrame = page >= 0 && page < k.state.frames.nrPages;
+  return isFrame && folioRefCount(k, folioOf(k, page)) === 0 ? ', which is free (P3)' : '';
+};

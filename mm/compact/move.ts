@@ -37,6 +37,7 @@ import {
   PG_UPTODATE,
 } from '../frames/table.ts';
 import { isZoneDevice } from '../frames/zone-device.ts';
+import { guestMemfdMigrateBegin, guestMemfdMigrateEnd } from '../fs/guestmemfd.ts';
 import { ksmMigratePage } from '../ksm/node.ts';
 import { folioAddLru } from '../lru/batch.ts';
 import { type Path, YP_MIGRATE_COPIED, YP_MIGRATE_UNMAPPED } from '../path.ts';
@@ -110,7 +111,7 @@ export function* moveFolio(
   if (error === 0 && folioMapcount(k, src) > 0) error = -EAGAIN;
   if (error === 0) {
     if (k.watched) yield YP_MIGRATE_UNMAPPED;
-    error = yield* moveToNew(k, dst, src, ignorePins);
+    error = yield* moveInFile(k, dst, src, ignorePins);
   }
   yield* removeMigrationPtes(k, src, error === 0 ? dst : src);
   folioUnlockFreeSwap(k, dst);
@@ -118,6 +119,18 @@ export function* moveFolio(
   if (error === 0 && !isZoneDevice(readOnce(k.state.frames.flags, dst))) folioAddLru(k, dst);
   // The entries and the cache hold the new folio now; or nobody does, and it is freed.
   folioPut(k, dst);
+  return error;
+}
+
+/** moveToNew(), with whoever has entries for pages of a guest_memfd told before and after. */
+function* moveInFile(k: Kernel, dst: number, src: number, ignorePins: boolean): Path<number> {
+  const object = folioMapping(k, src);
+  if (object?.kind !== 'gmem') return yield* moveToNew(k, dst, src, ignorePins);
+  const pgoff = readOnce(k.state.frames.index, src);
+  const begun = guestMemfdMigrateBegin(k, object, src);
+  if (begun !== 0) return begun;
+  const error = yield* moveToNew(k, dst, src, ignorePins);
+  guestMemfdMigrateEnd(k, object, pgoff);
   return error;
 }
 

@@ -10,6 +10,8 @@
  * A page of a file on a device leaves the cache, so that the next access reads it again. If it was
  * dirty what was in it is lost: fsync() says so, and who maps it gets SIGBUS.
  *
+ * A page of guest_memfd stays in its file, marked, and guests that show it have to ask again.
+ *
  * A large folio is split first. One of hugetlb is poisoned whole and stays out of its pool. A page
  * in the swap cache keeps its slot; who swaps it in finds the mark.
  */
@@ -52,6 +54,7 @@ import {
   PG_UNEVICTABLE,
 } from '../frames/table.ts';
 import { MAX_PAGE_ORDER } from '../frames/zone.ts';
+import { guestMemfdPoisoned } from '../fs/guestmemfd.ts';
 import { hugetlbCountAdd } from '../hugetlb/fault.ts';
 import { lruAddDrainAll } from '../lru/batch.ts';
 import { lruListDel } from '../lru/list.ts';
@@ -134,7 +137,10 @@ function* poisonFolio(k: Kernel, folio: number): Path<number> {
   folioClearFlags(k, folio, PG_ACTIVE | PG_UNEVICTABLE | PG_MLOCKED);
   const mine = 1 + folioCacheRefs(k, folio);
   const reached = folioMapcount(k, folio) > 0 || folioRefCount(k, folio) > mine;
+  const pgoff = readOnce(k.state.frames.index, folio);
   folioUnlock(k, folio);
+  // Behind the lock: whoever punches a hole has invalidate_lock when he waits for that of a folio.
+  if (object?.kind === 'gmem') yield* guestMemfdPoisoned(k, object, pgoff);
   // The reference taken above stays.
   return reached ? -EBUSY : 0;
 }

@@ -28,6 +28,7 @@ import { deviceDaxRelease } from './dax/device-dax.ts';
 import { daxBreakLayoutFinal } from './dax/layout.ts';
 import { createDaxState } from './dax/state.ts';
 import { extentEvict } from './extent/inode.ts';
+import { guestMemfdRelease } from './guestmemfd-state.ts';
 import { F_SEAL_SEAL } from './seals.ts';
 
 /** A file of `nrPages` pages, all holes, that may not be sealed; the caller is its first user. */
@@ -46,6 +47,7 @@ export const mappingCreate = (
     device: null,
     inode: null,
     dax: kind === 'fsdax' ? createDaxState() : null,
+    gmem: null,
     invalidateLock: { readers: 0, writer: false },
     wbErr: 0,
     pages: new Map(),
@@ -72,6 +74,7 @@ export function* mappingPut(k: Kernel, mapping: AddressSpace): Path<void> {
   if (mapping.kind === 'hugetlbfs') hugetlbUnreserveFile(k, mapping);
   if (mapping.device?.how === 'dax') deviceDaxRelease(k, mapping);
   if (mapping.dax !== null) yield* daxBreakLayoutFinal(k, mapping);
+  if (mapping.gmem !== null) guestMemfdRelease(k, mapping);
   for (const pgoff of [...mapping.pages.keys()]) yield* evict(k, mapping, pgoff);
   for (const [pgoff, slot] of [...mapping.swapped]) {
     mapDelete(mapping.swapped, pgoff);

@@ -6,6 +6,7 @@ import type { Path } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import { extentOperations } from './extent/operations.ts';
 import { extentSyncMetadata } from './extent/sync.ts';
+import { guestMemfdGetPage } from './guestmemfd.ts';
 import { secretmemGetPage } from './secretmem.ts';
 import { shmemGetPage } from './shmem.ts';
 
@@ -39,6 +40,7 @@ export interface AddressSpaceOperations {
 
 const SHMEM: AddressSpaceOperations = { getPage: shmemGetPage };
 const SECRETMEM: AddressSpaceOperations = { getPage: secretmemGetPage };
+const GMEM: AddressSpaceOperations = { getPage: guestMemfdGetPage };
 
 /** There is no page cache to get a page into: faults, read() and write() have their own way (dax/). */
 const FSDAX: AddressSpaceOperations = {
@@ -57,6 +59,8 @@ export const operationsOf = (mapping: AddressSpace): AddressSpaceOperations => {
       return SHMEM;
     case 'secretmem':
       return SECRETMEM;
+    case 'gmem':
+      return GMEM;
     case 'extent':
       return extentOperations;
     case 'fsdax':

@@ -121,7 +121,7 @@ export const shmemRead = (
   offset: number,
   into: Uint8Array,
 ): number => {
-  if (mapping.kind === 'secretmem' || offset < 0) return -EINVAL;
+  if (mapping.kind === 'secretmem' || mapping.kind === 'gmem' || offset < 0) return -EINVAL;
   const end = Math.min(offset + into.length, mapping.nrPages * PAGE_SIZE);
   for (let at = offset; at < end; ) {
     const within = at % PAGE_SIZE;

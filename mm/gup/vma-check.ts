@@ -45,6 +45,7 @@ const FILE_RULES: Record<AddressSpace['kind'], FileRules> = {
   shmem: { fsdax: false, tracksDirty: false },
   hugetlbfs: { fsdax: false, tracksDirty: false },
   secretmem: { fsdax: false, tracksDirty: false },
+  gmem: { fsdax: false, tracksDirty: false },
   device: { fsdax: false, tracksDirty: false },
   extent: { fsdax: false, tracksDirty: true },
   fsdax: { fsdax: true, tracksDirty: true },

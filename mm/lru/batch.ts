@@ -48,6 +48,10 @@ const cpuOf = (k: Kernel, cpu: number): LruCpu => {
 export const folioMayBeLruCached = (k: Kernel, folio: number): boolean =>
   !folioTestFlags(k, folio, PG_HEAD);
 
+/** Compare mapping_unevictable(). */
+const inUnevictableFile = (k: Kernel, folio: number): boolean =>
+  k.state.mappings.get(readOnce(k.state.frames.mapping, folio))?.kind === 'gmem';
+
 /** Puts a folio on the list that is due to it: locked in memory, it is unevictable. Compare lru_add(). */
 const addToList = (k: Kernel, folio: number): void => {
   if (folioTestFlags(k, folio, PG_MLOCKED)) {
@@ -57,7 +61,8 @@ const addToList = (k: Kernel, folio: number): void => {
     writeOnce(k.state.frames.prev, folio, 1);
     return;
   }
-  if (folioTestFlags(k, folio, PG_UNEVICTABLE)) folioClearFlags(k, folio, PG_UNEVICTABLE);
+  if (folioTestFlags(k, folio, PG_UNEVICTABLE) && !inUnevictableFile(k, folio))
+    folioClearFlags(k, folio, PG_UNEVICTABLE);
   lruListAdd(k, folio);
 };
 

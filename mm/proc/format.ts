@@ -18,6 +18,7 @@ const FILES: Record<AddressSpace['kind'], { dev: string; name: (id: number) => s
   shmem: { dev: '00:01', name: (id) => `/memfd:${id} (deleted)` },
   hugetlbfs: { dev: '00:0f', name: () => '/anon_hugepage (deleted)' },
   secretmem: { dev: '00:10', name: () => '/secretmem (deleted)' },
+  gmem: { dev: '00:11', name: () => '/[kvm-gmem] (deleted)' },
   device: { dev: '00:06', name: (id) => `/dev/device${id}` },
   extent: { dev: 'fe:00', name: (id) => `/mnt/file${id}` },
   fsdax: { dev: '103:00', name: (id) => `/dax/file${id}` },

@@ -84,7 +84,8 @@ export function* faultInPfn(
   return 0;
 }
 
-const clearPfn = (out: SecondaryPfn): void => {
+/** Nothing is found. */
+export const clearPfn = (out: SecondaryPfn): void => {
   out.pfn = -1;
   out.writable = false;
   out.order = 0;

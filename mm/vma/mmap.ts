@@ -4,6 +4,7 @@ import { setField } from '#cells';
 import { EAGAIN, EEXIST, EINVAL, ENOMEM, EPERM } from '../errno.ts';
 import { mappingAlignBytes } from '../fs/dax/device-dax.ts';
 import { deviceMmap } from '../fs/device.ts';
+import { guestMemfdMmap } from '../fs/guestmemfd.ts';
 import { mappingPut } from '../fs/mapping.ts';
 import { F_SEAL_FUTURE_WRITE, F_SEAL_WRITE } from '../fs/seals.ts';
 import { shmemCreate } from '../fs/shmem.ts';
@@ -121,13 +122,17 @@ const vmFlagsOf = (prot: number, flags: number): number => {
   return vmFlags;
 };
 
-/** What a file allows, and makes of the flags. @returns 0, -EPERM: sealed, -EINVAL */
+/** What a file allows, and makes of the flags. @returns 0, -EPERM: sealed, -EINVAL, -ENODEV: no mappings at all */
 const planFile = (plan: Plan, mapping: AddressSpace): number => {
   const shared = (plan.vmFlags & VM_SHARED) !== 0;
   if (mapping.kind === 'secretmem') {
     // Its pages are in no other mapping, so there is nothing to make private copies of.
     if (!shared) return -EINVAL;
     plan.vmFlags |= VM_LOCKED;
+  }
+  if (mapping.kind === 'gmem') {
+    const error = guestMemfdMmap(mapping, plan.vmFlags);
+    if (error !== 0) return error;
   }
   if (shared && tracksDirty(mapping)) plan.vmFlags |= VM_WRITENOTIFY;
   if (mapping.kind === 'hugetlbfs' && plan.pgoff % (1 << plan.order) !== 0) return -EINVAL;
