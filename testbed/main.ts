@@ -4,6 +4,7 @@ import { GUEST_BENCH_COMMAND, guestBenchCommand } from './bench/guest-process.ts
 import { auditCommand } from './cli/audit.ts';
 import { bareCommand } from './cli/bare.ts';
 import { benchCommand } from './cli/bench.ts';
+import { crashStatesCommand } from './cli/crash-states.ts';
 import { exploreCommand } from './cli/explore.ts';
 import { fightCommand } from './cli/fight.ts';
 import { fuzzCommand } from './cli/fuzz.ts';
@@ -29,6 +30,7 @@ const COMMANDS: Record<string, Command> = {
   audit: auditCommand,
   bench: benchCommand,
   explore: exploreCommand,
+  'crash-states': crashStatesCommand,
   fuzz: fuzzCommand,
   harm: harmCommand,
   selftest: selftestCommand,

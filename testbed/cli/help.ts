@@ -13,6 +13,7 @@ commands:
   audit                every user of GUP: its API under a policy, its hold, what is unsafe about it
   bench [SUITE...]     measure: translate, hart, gup
   harm [HOLDER...]     what held pages keep a host from: CMA, offlining, compaction, long-term pins
+  crash-states GUEST   what a loss of power can leave of persistent memory, image by image
   fuzz [TARGET...]     hostile guests against every device, by seed
   explore NAME         every interleaving of a small scenario, up to a bound on preemptions
   selftest [PATTERN]   the matrix of the kernel's COW self-test: every kind of memory, by its bytes
@@ -37,6 +38,11 @@ memory belongs to a host process of the model; SBI, a UART, a PLIC and a DMA eng
   --max-instructions N     stop, with exit code 1, after N retired instructions
   --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)
   --param N                a number for the guest program, up to four times (guests/README.md)
+  --backing KIND           what is behind the guest's memory: mixed, anon, thp, shmem, hugetlb, file,
+                           fsdax, devdax or gmem (default mixed: half anon, half shmem)
+  --disk FILE|SIZE         a virtio disk: an image file, or an empty one that goes; repeatable
+  --pmem FILE|SIZE         persistent memory by virtio, in the same way
+  --device NAME            rng, console or balloon, by virtio; repeatable
   --activity               let the host migrate, write-protect, remap and fork meanwhile
   --provenance             write down who holds each frame by GUP (gupbed inspect shows it)
   --save FILE --save-at N  save the machine at the first quiet moment after N instructions, and stop
@@ -140,6 +146,27 @@ the memory for long. Prints how much of it worked, and who had the pages that di
   --json                   one JSON object
 
 example: gupbed harm --policy target
+`,
+  'crash-states': `usage: gupbed crash-states GUEST.elf [options]
+
+Loses power at instructions of a guest's run that are chosen by seed. What can be left of its persistent
+memory then is judged image by image, by a checker that does what recovery does. A promise is a line that
+the guest prints and that ends in "committed N". When one can be broken, the shortest history is printed.
+
+  --pmem SIZE              persistent memory by virtio: durable is what was flushed to the host's file
+  --nvdimm SIZE            an NVDIMM: durable is what was written back and fenced
+  --persistence MODE       of the NVDIMM: adr, eadr or none (default adr)
+  --checker PROGRAM        a bare-metal guest that gets N and the size as parameters; or a program of
+                           this computer that gets the names of the image's and the output's file, and
+                           ends with 0 for a good image (default: GUEST-recover.elf)
+  --points N               instructions at which power fails (default 1000)
+  --images N               images of one point, at most (default 64)
+  --param N                a number for the guest program, up to four times
+  --memory SIZE            guest memory (default 16M)
+  --seed N, --policy NAME, --max-instructions N, --json as of gupbed run
+
+exit code: 1 when a promise can be broken
+example: gupbed crash-states guests/bin/txlog.elf --pmem 64K --param 2 --points 100
 `,
   fuzz: `usage: gupbed fuzz [TARGET...] [options]
 

@@ -1,5 +1,6 @@
 /** `gupbed run`: one guest program under the hypervisor. */
 import { basename } from 'node:path';
+import { BACKING_KINDS, type BackingKind, isBackingKind } from '../machine/backing.ts';
 import type { Guest } from '../machine/guest.ts';
 import {
   FIGHT_GAPS,
@@ -15,10 +16,18 @@ import { formatSize, parseCommandLine, parseCount, parseSize } from './args.ts';
 import { HOST_OPTIONS, hostPlanOf, parametersOf } from './host-options.ts';
 import { runHost } from './host-run.ts';
 import { readElf, refusingElf, withRoomFor } from './input.ts';
+import { PART_OPTIONS, partsOf } from './part-options.ts';
 import { UsageError } from './usage-error.ts';
 
 /** One hart a vCPU, and a machine has eight; the last is kept for host processes. */
 const MAX_VCPUS = 7;
+
+/** `--backing`. @throws UsageError for a kind that is none */
+const backingOf = (kind: string): BackingKind => {
+  if (!isBackingKind(kind))
+    throw new UsageError(`--backing ${kind}: one of ${BACKING_KINDS.join(', ')}`);
+  return kind;
+};
 
 export const runCommand = async (words: string[]): Promise<number> => {
   const args = parseCommandLine('run', words, {
@@ -26,6 +35,8 @@ export const runCommand = async (words: string[]): Promise<number> => {
     harts: { type: 'string', default: '1' },
     activity: { type: 'boolean', default: false },
     param: { type: 'string', multiple: true },
+    backing: { type: 'string', default: 'mixed' },
+    ...PART_OPTIONS,
     ...HOST_OPTIONS,
   });
   const { values, positionals } = args;
@@ -47,6 +58,8 @@ export const runCommand = async (words: string[]): Promise<number> => {
         ),
         harts: parseCount('--harts', String(values['harts']), 1, MAX_VCPUS),
         activity: values['activity'] === true ? FIGHT_GAPS : null,
+        backing: backingOf(String(values['backing'])),
+        parts: partsOf(args),
       },
     ],
   };

@@ -203,6 +203,11 @@ export class HostMachine {
     return going;
   }
 
+  /** The slice that runs at the moment ends after the instruction under way. */
+  endSlice(): void {
+    this.running?.hart.endSliceAt(0);
+  }
+
   /** Checks every invariant of the kernel over its whole state. */
   sanitize(): void {
     this.sanitizerPasses++;

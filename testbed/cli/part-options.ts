@@ -1,0 +1,75 @@
+/** Options that plug devices into a guest. */
+import { accessSync, constants, statSync } from 'node:fs';
+import { type ImageConfig, IMAGE_BYTES_MAX } from '../machine/disk-file.ts';
+import type { PartConfig } from '../machine/parts/index.ts';
+import { formatSize, type OptionSpec, type ParsedArgs, parseSize } from './args.ts';
+import { reasonOf } from './input.ts';
+import { UsageError } from './usage-error.ts';
+
+/** Of commands about persistent memory. */
+export const PERSISTENT_OPTIONS = {
+  pmem: { type: 'string', multiple: true },
+} as const satisfies OptionSpec;
+
+/** Of commands that make a guest. */
+export const PART_OPTIONS = {
+  ...PERSISTENT_OPTIONS,
+  disk: { type: 'string', multiple: true },
+  device: { type: 'string', multiple: true },
+} as const satisfies OptionSpec;
+
+const SECTOR_BYTES = 512;
+const PAGE_BYTES = 4096;
+
+/** What `--device` plugs in. */
+const SIMPLE_DEVICES: Record<string, PartConfig> = {
+  rng: { kind: 'virtio-rng' },
+  console: { kind: 'virtio-console' },
+  balloon: { kind: 'virtio-balloon' },
+};
+
+/** Every use of an option that may be there several times. */
+export const wordsOf = (args: ParsedArgs, name: string): string[] => {
+  const words = args.values[name];
+  return Array.isArray(words) ? words : [];
+};
+
+/**
+ * An image: a size, or the name of a file.
+ * @param unit the size must be a multiple of it
+ * @throws UsageError for a file that cannot be read and written, or has an odd size
+ */
+export const imageOf = (option: string, word: string, unit: number): ImageConfig => {
+  if (/^\d+(\.\d+)?[kmg]?(i?b)?$/i.test(word))
+    return { file: null, sizeBytes: parseSize(option, word, PAGE_BYTES, IMAGE_BYTES_MAX) };
+  try {
+    const stat = statSync(word);
+    if (!stat.isFile()) throw new UsageError(`${option} ${word}: not a regular file`);
+    accessSync(word, constants.R_OK | constants.W_OK);
+    const { size } = stat;
+    if (size === 0 || size % unit !== 0)
+      throw new UsageError(`${option} ${word}: ${size} bytes, not a multiple of ${unit}`);
+    if (size > IMAGE_BYTES_MAX)
+      throw new UsageError(`${option} ${word}: larger than ${formatSize(IMAGE_BYTES_MAX)}`);
+    return { file: word, sizeBytes: size };
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    throw new UsageError(`${option} ${word}: ${reasonOf(error)}`);
+  }
+};
+
+/** What PART_OPTIONS plug in, in this order: disks, persistent memory, the rest. @throws UsageError */
+export const partsOf = (args: ParsedArgs): PartConfig[] => [
+  ...wordsOf(args, 'disk').map(
+    (word): PartConfig => ({ kind: 'virtio-blk', image: imageOf('--disk', word, SECTOR_BYTES) }),
+  ),
+  ...wordsOf(args, 'pmem').map(
+    (word): PartConfig => ({ kind: 'virtio-pmem', image: imageOf('--pmem', word, PAGE_BYTES) }),
+  ),
+  ...wordsOf(args, 'device').map((word): PartConfig => {
+    const part = SIMPLE_DEVICES[word];
+    if (part === undefined)
+      throw new UsageError(`--device ${word}: one of ${Object.keys(SIMPLE_DEVICES).join(', ')}`);
+    return part;
+  }),
+];
