@@ -55,6 +55,7 @@ export const YP_COMPACT = 40; // between two folios that compaction moves
 export const YP_LAYOUT_BREAK = 41; // a DAX file waits for pages that somebody holds
 export const YP_NET_ANSWERED = 42; // a server's answer has moved its bytes, its pages not yet dirty or released
 export const YP_LONGTERM_WAIT = 43; // a long-term pin waits for references of a page that has to move
+export const YP_MEMSLOT = 44; // a memory slot of a VM has lost its entries, and not yet gone or moved
 
 /**
  * Runs a path to its end at once.
