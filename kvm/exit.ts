@@ -59,6 +59,11 @@ export interface ShutdownExit extends Exit {
   resetReason: number;
 }
 
+/** The vCPU's dirty ring is nearly full: harvest and resetDirtyRings(), then run again. */
+export interface DirtyRingExit extends Exit {
+  kind: 'dirtyRing';
+}
+
 /** The guest cannot go on. */
 export interface ErrorExit extends Exit {
   kind: 'error';
@@ -80,7 +85,8 @@ export type VcpuExit =
   | SbiExit
   | StopExit
   | ShutdownExit
-  | ErrorExit;
+  | ErrorExit
+  | DirtyRingExit;
 
 /** A vCPU's records. */
 export interface ExitRecords {
@@ -92,6 +98,7 @@ export interface ExitRecords {
   stop: StopExit;
   shutdown: ShutdownExit;
   error: ErrorExit;
+  dirtyRing: DirtyRingExit;
 }
 
 export const createExitRecords = (): ExitRecords => ({
@@ -103,4 +110,5 @@ export const createExitRecords = (): ExitRecords => ({
   stop: { kind: 'stop', retired: 0 },
   shutdown: { kind: 'shutdown', retired: 0, resetType: 0, resetReason: 0 },
   error: { kind: 'error', retired: 0, pc: 0n, cause: 0, gpa: -1, message: '' },
+  dirtyRing: { kind: 'dirtyRing', retired: 0 },
 });

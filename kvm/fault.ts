@@ -19,6 +19,7 @@ import {
   releasePfn,
   type SecondaryPfn,
 } from '#mm/secondary';
+import { markPageDirty } from './dirty-ring.ts';
 import {
   GSTAGE_MAX_LEVEL,
   GSTAGE_READ_ONLY,
@@ -29,17 +30,10 @@ import {
   gstageFreeDetached,
   gstageMap,
 } from './gstage.ts';
-import {
-  gpaToHva,
-  gpaToMemSlot,
-  type MemSlot,
-  markPageDirtyInSlot,
-  slotLogsDirty,
-  slotReadOnly,
-} from './memslot.ts';
+import { gpaToHva, type MemSlot, slotAt, slotLogsDirty, slotReadOnly } from './memslot.ts';
 import { countVm } from './stat.ts';
 import { flushGStageRange } from './tlb.ts';
-import { type Kvm, mmOfVm, type Vm } from './vm.ts';
+import { type Kvm, mmOfVm, type VcpuState, type Vm } from './vm.ts';
 
 /** An invalidation that meets [gpa, endGpa) is open. */
 const invalidating = (state: InvalidateState, gpa: number, endGpa: number): boolean =>
@@ -69,6 +63,7 @@ const levelFor = (vm: Vm, slot: MemSlot, gpa: number, order: number): number => 
  * Maps the page at `gpa`, which is in a memory slot, so that the guest can read and execute it, or
  * write it; with it as much as the host maps by one entry. Returning 0 does not promise that the entry is still there: then the guest faults again.
  * @param scratch the caller's record for what is looked up, so that nothing is allocated
+ * @param vcpu whose dirty ring is told; null: the bitmap
  * @returns 0, or -errno: -EFAULT when nothing usable is mapped at the hva
  */
 export function* mapGuestPage(
@@ -77,12 +72,19 @@ export function* mapGuestPage(
   gpaInPage: number,
   write: boolean,
   scratch: SecondaryPfn,
+  vcpu: VcpuState | null = null,
 ): Path<number> {
   const { k } = kvm;
   const gpa = gpaInPage - (gpaInPage % PAGE_SIZE);
   for (;;) {
-    const slot = gpaToMemSlot(vm.slots, gpa);
-    if (slot === undefined || vm.released) return -EFAULT;
+    const slot = slotAt(vm.slots, gpa);
+    if (vm.released) return -EFAULT;
+    // Gone meanwhile, or read-only: the access tries again, and finds what there is now.
+    if (slot === undefined || (write && slotReadOnly(slot))) return 0;
+    if (slot.invalid) {
+      yield YP_WAIT;
+      continue;
+    }
     const seq = invalidateSeq(vm.invalidate);
     const error = yield* faultInPfn(k, mmOfVm(kvm, vm), gpaToHva(slot, gpa), write, scratch);
     if (error < 0) return error;
@@ -91,7 +93,8 @@ export function* mapGuestPage(
     // yields: this is the section under mmu_lock.
     const stale =
       (!k.sabotage.faultSkipsRetry && invalidateRetry(vm.invalidate, seq, gpa)) ||
-      gpaToMemSlot(vm.slots, gpa) !== slot;
+      slot.invalid ||
+      slotAt(vm.slots, gpa) !== slot;
     if (stale) {
       releasePfn(k, scratch, false, false);
       countVm(vm.stat, 'faultRetries');
@@ -121,7 +124,7 @@ export function* mapGuestPage(
     }
     // Dirty at installation, under the lock: later would race with writeback that the notifier has
     // already passed on (compare kvm_release_faultin_page()).
-    if (writable) markPageDirtyInSlot(slot, gpa);
+    if (writable) markPageDirty(slot, gpa, vcpu);
     releasePfn(k, scratch, writable, true);
     return 0;
   }

@@ -1,7 +1,19 @@
 /** The door of kvm/: the hypervisor. */
-export { dirtyPageNumbers, harvestDirtyLog, markGuestDirty } from './dirty-log.ts';
+export {
+  clearDirtyLog,
+  dirtyPageNumbers,
+  enableManualDirtyLog,
+  harvestDirtyLog,
+  KVM_DIRTY_LOG_INITIALLY_SET,
+  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+  markGuestDirty,
+  setDirtyLog,
+} from './dirty-log.ts';
+export { dirtyRingFull, harvestDirtyRing, resetDirtyRings } from './dirty-ring.ts';
+export type { DirtyRing } from './dirty-ring.ts';
 export type {
   BudgetExit,
+  DirtyRingExit,
   ErrorExit,
   FaultExit,
   MmioExit,
@@ -17,6 +29,7 @@ export type { FdtNode, FdtProperty } from './fdt.ts';
 export {
   GSTAGE_GPA_LIMIT,
   gstageFlags,
+  gstageLevel,
   gstageNextMapped,
   gstageNrTablePages,
   gstagePfn,
@@ -33,6 +46,18 @@ export {
   markPageDirtyInSlot,
 } from './memslot.ts';
 export type { MemSlot, MemSlotConfig } from './memslot.ts';
+export { setUserMemoryRegion } from './memory-region.ts';
+export type { MemoryRegion } from './memory-region.ts';
+export {
+  createPfnCache,
+  pfnCacheActivate,
+  pfnCacheCheck,
+  pfnCacheDeactivate,
+  pfnCacheOffset,
+  pfnCacheRefresh,
+  pfnCacheWrite,
+} from './pfncache.ts';
+export type { PfnCache } from './pfncache.ts';
 export type { GuestConsole } from './sbi/sbi.ts';
 export {
   SBI_RESET_COLD_REBOOT,
@@ -43,18 +68,18 @@ export {
 } from './sbi/srst.ts';
 export type { VcpuExitKind, VmStat } from './stat.ts';
 export { exceptionName } from './trap.ts';
+export { mapVcpuPage, unmapVcpuPage, vcpuMapOffset } from './vcpu-map.ts';
+export type { VcpuMap } from './vcpu-map.ts';
 export { Vcpu } from './vcpu.ts';
 export {
   addMmioRegion,
   createKvm,
   createVm,
-  deleteMemSlot,
   destroyVm,
   HSM_START_PENDING,
   HSM_STARTED,
   HSM_STOPPED,
   saveKvm,
-  setDirtyLog,
   setMemSlot,
   waitForInvalidations,
 } from './vm.ts';

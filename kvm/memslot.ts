@@ -3,9 +3,9 @@
  * space, and the dirty bitmap of each.
  *
  * Compare include/linux/kvm_host.h (struct kvm_memory_slot) and virt/kvm/kvm_main.c. Plain data.
- * Left out: the dirty ring, slots in more than one address space, moving a slot.
+ * Left out: slots in more than one address space. How they change under a running guest: memory-region.ts.
  */
-import { fetchOr, listInsert, listRemoveAt, readOnce, setField, writeOnce } from '#cells';
+import { fetchAndNot, fetchOr, listInsert, readOnce, setField } from '#cells';
 import { PAGE_MASK, PAGE_SHIFT, PAGE_SIZE } from '#emu';
 
 /** Flags of a slot, as KVM_SET_USER_MEMORY_REGION has them. */
@@ -21,14 +21,18 @@ export interface MemSlot {
   /** hva of the first byte, in the VM's mm. */
   hva: number;
   flags: number;
-  /** One bit a page, least significant first; null unless KVM_MEM_LOG_DIRTY_PAGES. */
+  /** Is about to be deleted or moved: no entry may be made any more (KVM_MEMSLOT_INVALID). */
+  invalid: boolean;
+  /** One bit a page, least significant first; null unless KVM_MEM_LOG_DIRTY_PAGES, and with a dirty ring alone. */
   dirty: Int32Array | null;
 }
 
 /** What a VMM says of a slot. */
 export type MemSlotConfig = Pick<MemSlot, 'id' | 'gpa' | 'lenBytes' | 'hva'> & { flags?: number };
 
-const bitmapWords = (lenBytes: number): number => Math.ceil((lenBytes >>> PAGE_SHIFT) / 32);
+/** A clean bitmap for so many bytes. */
+const bitmapOf = (lenBytes: number): Int32Array =>
+  new Int32Array(Math.ceil(lenBytes / PAGE_SIZE / 32));
 
 /**
  * Adds a slot, in order of gpa.
@@ -48,24 +52,28 @@ export const addMemSlot = (slots: MemSlot[], config: MemSlotConfig, gpaLimit: nu
   for (const other of slots)
     if (other.id === id || (gpa < other.gpa + other.lenBytes && other.gpa < gpa + lenBytes))
       throw new RangeError(`${where}: meets slot ${other.id}`);
-  const dirty =
-    (flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0 ? new Int32Array(bitmapWords(lenBytes)) : null;
-  const slot: MemSlot = { id, gpa, lenBytes, hva, flags, dirty };
-  const at = slots.findIndex((s) => s.gpa > gpa);
-  listInsert(slots, at < 0 ? slots.length : at, slot);
+  const dirty = (flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0 ? bitmapOf(lenBytes) : null;
+  const slot: MemSlot = { id, gpa, lenBytes, hva, flags, invalid: false, dirty };
+  insertMemSlot(slots, slot);
   return slot;
 };
 
-/** Takes a slot out of the list. @returns it, or undefined when there is none of this id */
-export const removeMemSlot = (slots: MemSlot[], id: number): MemSlot | undefined => {
-  const at = slots.findIndex((s) => s.id === id);
-  return at < 0 ? undefined : listRemoveAt(slots, at);
+/** Puts a slot in its place by gpa. It meets no other. */
+export const insertMemSlot = (slots: MemSlot[], slot: MemSlot): void => {
+  const at = slots.findIndex((s) => s.gpa > slot.gpa);
+  listInsert(slots, at < 0 ? slots.length : at, slot);
 };
 
-/** The slot that holds this gpa, or undefined. */
-export const gpaToMemSlot = (slots: readonly MemSlot[], gpa: number): MemSlot | undefined => {
+/** The slot that holds this gpa, also one that is about to go; or undefined. For faults, which wait then. */
+export const slotAt = (slots: readonly MemSlot[], gpa: number): MemSlot | undefined => {
   for (const slot of slots) if (gpa >= slot.gpa && gpa < slot.gpa + slot.lenBytes) return slot;
   return undefined;
+};
+
+/** The slot that holds this gpa and stays, or undefined. */
+export const gpaToMemSlot = (slots: readonly MemSlot[], gpa: number): MemSlot | undefined => {
+  const slot = slotAt(slots, gpa);
+  return slot?.invalid === true ? undefined : slot;
 };
 
 export const gpaToHva = (slot: MemSlot, gpa: number): number => slot.hva + (gpa - slot.gpa);
@@ -76,11 +84,16 @@ export const slotReadOnly = (slot: MemSlot): boolean => (slot.flags & KVM_MEM_RE
 export const slotLogsDirty = (slot: MemSlot): boolean =>
   (slot.flags & (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)) === KVM_MEM_LOG_DIRTY_PAGES;
 
-/** Turns the log on (all clean) or off. The caller write-protects what is mapped. */
-export const setSlotDirtyLog = (slot: MemSlot, on: boolean): void => {
+/**
+ * Turns the log on, all clean, or off. The caller write-protects what is mapped.
+ * @param initiallySet all dirty instead: the first harvest says so of every page
+ */
+export const setSlotDirtyLog = (slot: MemSlot, on: boolean, initiallySet = false): void => {
   const others = slot.flags & ~KVM_MEM_LOG_DIRTY_PAGES;
   setField(slot, 'flags', on ? others | KVM_MEM_LOG_DIRTY_PAGES : others);
-  setField(slot, 'dirty', on ? new Int32Array(bitmapWords(slot.lenBytes)) : null);
+  const bitmap = on ? bitmapOf(slot.lenBytes) : null;
+  if (initiallySet) bitmap?.fill(-1);
+  setField(slot, 'dirty', bitmap);
 };
 
 /**
@@ -94,9 +107,8 @@ export const markPageDirtyInSlot = (slot: MemSlot, gpa: number): boolean => {
   return (fetchOr(slot.dirty, index >>> 5, bit) & bit) === 0;
 };
 
-/** Takes one word of the bitmap and leaves zero. */
-export const takeDirtyWord = (dirty: Int32Array, word: number): number => {
-  const bits = readOnce(dirty, word);
-  if (bits !== 0) writeOnce(dirty, word, 0);
-  return bits;
+/** Takes bits out of one word of the bitmap. @returns those of them that were set */
+export const takeDirtyBits = (dirty: Int32Array, word: number, mask: number): number => {
+  if ((readOnce(dirty, word) & mask) === 0) return 0;
+  return fetchAndNot(dirty, word, mask) & mask;
 };

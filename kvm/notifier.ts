@@ -28,6 +28,7 @@ import {
   gstageUnmapRange,
 } from './gstage.ts';
 import type { MemSlot } from './memslot.ts';
+import { dropPfnCaches, invalidatePfnCaches } from './pfncache.ts';
 import { countIn, countVm } from './stat.ts';
 import { flushGStage, flushGStageRange, guestTlbHolds, stampGuestTlbs } from './tlb.ts';
 import type { Kvm, Vm } from './vm.ts';
@@ -59,6 +60,7 @@ export const notifierOpsOf = (kvm: Kvm): NotifierOps => ({
     const vm = kvm.vms.get(owner);
     if (vm === undefined) return;
     setField(vm, 'released', true);
+    dropPfnCaches(vm);
     gstageUnmapRange(kvm.k, vm.gstage, 0, GSTAGE_GPA_LIMIT);
     flushGStage(kvm, vm);
   },
@@ -75,6 +77,7 @@ const endInSlot = (slot: MemSlot, endHva: number): number =>
 const rangeStart = (kvm: Kvm, vm: Vm, range: NotifierRange): void => {
   // In this order: whoever sees the count at 0 has not missed an invalidation of a cached pfn.
   setField(vm, 'openInvalidations', vm.openInvalidations + 1);
+  invalidatePfnCaches(vm, range.start, range.end);
   let first = Number.POSITIVE_INFINITY;
   let last = -1;
   for (const slot of vm.slots) {

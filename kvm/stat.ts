@@ -12,7 +12,8 @@ export type VcpuExitKind =
   | 'sbi'
   | 'stop'
   | 'shutdown'
-  | 'error';
+  | 'error'
+  | 'dirtyRing';
 
 import { atomicAdd, setField } from '#cells';
 
@@ -50,6 +51,10 @@ export interface VmStat {
   zapsInTlbByEvent: Int32Array;
   /** Ranges that aging found used, and made old. */
   aged: number;
+  /** Caches of frames: looked up, sent back by an invalidation meanwhile, made invalid by one. */
+  pfnCacheRefreshes: number;
+  pfnCacheRetries: number;
+  pfnCacheInvalidations: number;
   /** hfence.gvma executed, summed over harts. */
   hfences: number;
   /** Harvests of a dirty bitmap, and the pages they gave. */
@@ -58,7 +63,17 @@ export interface VmStat {
 }
 
 export const createVmStat = (): VmStat => ({
-  exits: { budget: 0, wfi: 0, mmio: 0, fault: 0, sbi: 0, stop: 0, shutdown: 0, error: 0 },
+  exits: {
+    budget: 0,
+    wfi: 0,
+    mmio: 0,
+    fault: 0,
+    sbi: 0,
+    stop: 0,
+    shutdown: 0,
+    error: 0,
+    dirtyRing: 0,
+  },
   traps: new Int32Array(NR_CAUSES),
   sbiCalls: {},
   redirected: 0,
@@ -75,6 +90,9 @@ export const createVmStat = (): VmStat => ({
   zapsInTlb: 0,
   zapsInTlbByEvent: new Int32Array(NR_EVENTS),
   aged: 0,
+  pfnCacheRefreshes: 0,
+  pfnCacheRetries: 0,
+  pfnCacheInvalidations: 0,
   hfences: 0,
   dirtyHarvests: 0,
   dirtyPages: 0,

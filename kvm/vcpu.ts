@@ -39,9 +39,10 @@ import {
   INSTRUCTION_GONE,
   type MmioAccess,
 } from './exit-mmio.ts';
+import { dirtyRingFull } from './dirty-ring.ts';
 import { mapGuestPage } from './fault.ts';
 import { startVcpuOnHart } from './hart-setup.ts';
-import { gpaToMemSlot, slotReadOnly } from './memslot.ts';
+import { slotAt, slotReadOnly } from './memslot.ts';
 import {
   createSbiRet,
   type GuestConsole,
@@ -155,11 +156,16 @@ export class Vcpu implements SbiCaller {
     setField(this.state, 'hsm', HSM_START_PENDING);
   }
 
-  /** Would run() get anywhere? False while it is stopped, has ended, or waits for an interrupt. */
+  /** Would run() get anywhere? Not while it is stopped, has ended, or waits for an interrupt or its dirty ring. */
   get runnable(): boolean {
     const { state } = this;
-    if (state.ended || state.hsm === HSM_STOPPED) return false;
+    if (state.ended || state.hsm === HSM_STOPPED || this.ringFull) return false;
     return state.hsm === HSM_START_PENDING || !state.waiting || this.hart.interruptPending;
+  }
+
+  /** The dirty ring has to be reset before it goes on. */
+  private get ringFull(): boolean {
+    return this.state.dirtyRing !== null && dirtyRingFull(this.state.dirtyRing);
   }
 
   /** pc of the guest, for reports. */
@@ -179,6 +185,7 @@ export class Vcpu implements SbiCaller {
     if (this.pending !== PENDING_NONE)
       throw new Error(`vcpu ${state.id}: run() before ${PENDING_NAMES[this.pending]}`);
     this.retired = 0;
+    if (this.ringFull) return this.leave(this.exits.dirtyRing);
     if (state.hsm === HSM_START_PENDING) {
       startVcpuOnHart(hart, this.vm, state.id, state.startPc, state.startOpaque);
       setField(state, 'hsm', HSM_STARTED);
@@ -290,7 +297,7 @@ export class Vcpu implements SbiCaller {
     // The walk of VS-stage tables needs what it does itself, whatever the access behind it is.
     const write = implicit ? htinst === HTINST_PTE_WRITE : cause === EXC_STORE_GUEST_PAGE_FAULT;
 
-    const slot = gpaToMemSlot(vm.slots, gpa);
+    const slot = slotAt(vm.slots, gpa);
     if (slot !== undefined && !(write && slotReadOnly(slot))) {
       if (repeats > FAULT_LOOP_LIMIT)
         return this.fail(cause, gpa, `${exceptionName(cause)} at gpa ${hex(gpa)} does not go away`);
@@ -301,7 +308,8 @@ export class Vcpu implements SbiCaller {
       this.pending = PENDING_FAULT;
       return exit;
     }
-    if (slot !== undefined)
+    // A read-only slot may have registers in its place for whoever writes: flash memory.
+    if (slot !== undefined && mmioRegionOf(vm, gpa) === undefined)
       return this.fail(cause, gpa, `write to gpa ${hex(gpa)} in read-only memory slot ${slot.id}`);
     if (exec) return this.fail(cause, gpa, this.nowhere('instruction fetch from', gpa));
     if (implicit) return this.fail(cause, gpa, this.nowhere('guest page table at', gpa));
@@ -365,7 +373,7 @@ export class Vcpu implements SbiCaller {
       this.vm.stat,
       write ? 'gstageFaultsWrite' : exec ? 'gstageFaultsExec' : 'gstageFaultsRead',
     );
-    const error = yield* mapGuestPage(this.kvm, this.vm, gpa, write, this.pfn);
+    const error = yield* mapGuestPage(this.kvm, this.vm, gpa, write, this.pfn, this.state);
     this.finish(PENDING_FAULT);
     if (error === 0) return undefined;
     const exit = this.fail(
@@ -437,7 +445,7 @@ export class Vcpu implements SbiCaller {
 
   /** The call has to read `gpa` first: a fault, after which the ECALL runs again. */
   private restartSbi(gpa: number): VcpuExit {
-    if (gpaToMemSlot(this.vm.slots, gpa) === undefined)
+    if (slotAt(this.vm.slots, gpa) === undefined)
       return this.fail(EXC_SUPERVISOR_SYSCALL, gpa, this.nowhere('SBI argument at', gpa));
     const exit = this.exits.fault;
     exit.gpa = gpa;

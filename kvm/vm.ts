@@ -17,24 +17,19 @@ import {
   unregisterSecondary,
 } from '#mm/secondary';
 import { visitSecondaryEntries } from './audit.ts';
+import { createDirtyRing, type DirtyRing } from './dirty-ring.ts';
 import {
   GSTAGE_GPA_LIMIT,
   type GStage,
   gstageCreate,
   gstageFree,
   gstageUnmapRange,
-  gstageWriteProtectRange,
 } from './gstage.ts';
-import {
-  addMemSlot,
-  type MemSlot,
-  type MemSlotConfig,
-  removeMemSlot,
-  setSlotDirtyLog,
-} from './memslot.ts';
+import { addMemSlot, type MemSlot, type MemSlotConfig } from './memslot.ts';
 import { notifierOpsOf } from './notifier.ts';
+import type { PfnCache } from './pfncache.ts';
 import { createVmStat, type VmStat } from './stat.ts';
-import { flushGStage, flushGStageRange } from './tlb.ts';
+import { flushGStage } from './tlb.ts';
 import { createTrapLoopState, type TrapLoopState } from './trap-loop.ts';
 
 /** Name of kvm's notifier operations on the kernel. */
@@ -63,6 +58,8 @@ export interface VcpuState {
   traps: TrapLoopState;
   /** Instructions it has retired. */
   retired: number;
+  /** Pages it has made dirty; null: slots have bitmaps alone. */
+  dirtyRing: DirtyRing | null;
 }
 
 /** A range of gpa that the VMM serves itself: device registers. */
@@ -80,12 +77,20 @@ export interface Vm {
   vmid: number;
   mmId: number;
   slots: MemSlot[];
+  /** Counts changes of slots. */
+  slotsGeneration: number;
+  /** Somebody changes them (slots_lock). */
+  slotsLocked: boolean;
   mmioRegions: MmioRegion[];
   /** In gpa. */
   invalidate: InvalidateState;
   /** Invalidations of the address space between start and end, of any range. */
   openInvalidations: number;
   gstage: GStage;
+  /** KVM_DIRTY_LOG_* of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. */
+  manualDirtyLog: number;
+  /** The hypervisor's own caches of frames. */
+  pfnCaches: PfnCache[];
   vcpus: VcpuState[];
   /** What the guest's `time` is ahead of the machine's (htimedelta). */
   timeDelta: bigint;
@@ -118,6 +123,8 @@ export interface VmConfig {
   nrVcpus: number;
   /** Hart number of vCPU 0; the others follow. */
   firstHart?: number;
+  /** Entries of each vCPU's dirty ring, a power of two; 0, the default: none. */
+  dirtyRingEntries?: number;
 }
 
 /**
@@ -142,7 +149,7 @@ export const createKvm = (k: Kernel, harts: readonly Hart[], state?: KvmState): 
 
 export const saveKvm = (kvm: Kvm): KvmState => ({ vms: kvm.vms, nextId: kvm.nextId });
 
-const createVcpuState = (id: number, hartIndex: number): VcpuState => ({
+const createVcpuState = (id: number, hartIndex: number, ringEntries: number): VcpuState => ({
   id,
   hartIndex,
   hsm: HSM_STOPPED,
@@ -152,12 +159,13 @@ const createVcpuState = (id: number, hartIndex: number): VcpuState => ({
   ended: false,
   traps: createTrapLoopState(),
   retired: 0,
+  dirtyRing: ringEntries === 0 ? null : createDirtyRing(ringEntries),
 });
 
 /**
  * Makes a VM over an address space, with no memory yet and all vCPUs stopped.
  * @returns the VM, or -ENOMEM when there is no memory for the root table
- * @throws RangeError when there is no hart for a vCPU
+ * @throws RangeError when there is no hart for a vCPU, or no such size of a dirty ring
  */
 export const createVm = (kvm: Kvm, mm: MmStruct, config: VmConfig): Vm | number => {
   const first = config.firstHart ?? 0;
@@ -172,11 +180,17 @@ export const createVm = (kvm: Kvm, mm: MmStruct, config: VmConfig): Vm | number 
     vmid: config.vmid,
     mmId: mm.id,
     slots: [],
+    slotsGeneration: 0,
+    slotsLocked: false,
     mmioRegions: [],
     invalidate: createInvalidateState(),
     openInvalidations: 0,
     gstage,
-    vcpus: Array.from({ length: config.nrVcpus }, (_, i) => createVcpuState(i, first + i)),
+    manualDirtyLog: 0,
+    pfnCaches: [],
+    vcpus: Array.from({ length: config.nrVcpus }, (_, i) =>
+      createVcpuState(i, first + i, config.dirtyRingEntries ?? 0),
+    ),
     timeDelta: 0n,
     stat: createVmStat(),
     released: false,
@@ -216,37 +230,12 @@ const mustBeQuiet = (vm: Vm): void => {
 };
 
 /**
- * Gives the VM memory.
+ * Gives the VM memory, at once: before it runs. A slot of a VM that runs: setUserMemoryRegion().
  * @throws RangeError as addMemSlot() says; Error while an invalidation is open
  */
 export const setMemSlot = (vm: Vm, config: MemSlotConfig): MemSlot => {
   mustBeQuiet(vm);
   return addMemSlot(vm.slots, config, GSTAGE_GPA_LIMIT);
-};
-
-/**
- * Takes memory away; a guest that touches it afterwards is outside its slots.
- * @returns false when there is no such slot
- * @throws Error while an invalidation is open
- */
-export const deleteMemSlot = (kvm: Kvm, vm: Vm, id: number): boolean => {
-  mustBeQuiet(vm);
-  const slot = removeMemSlot(vm.slots, id);
-  if (slot === undefined) return false;
-  if (gstageUnmapRange(kvm.k, vm.gstage, slot.gpa, slot.gpa + slot.lenBytes) > 0)
-    flushGStageRange(kvm, vm, slot.gpa, slot.gpa + slot.lenBytes);
-  return true;
-};
-
-/**
- * Starts or stops the dirty log of a slot. Started, every page counts as clean and the next write
- * to it faults. Compare kvm_arch_commit_memory_region().
- */
-export const setDirtyLog = (kvm: Kvm, vm: Vm, slot: MemSlot, on: boolean): void => {
-  setSlotDirtyLog(slot, on);
-  if (!on) return;
-  if (gstageWriteProtectRange(kvm.k, vm.gstage, slot.gpa, slot.gpa + slot.lenBytes) > 0)
-    flushGStageRange(kvm, vm, slot.gpa, slot.gpa + slot.lenBytes);
 };
 
 /** Tells the VM that the VMM has device registers at this gpa. */

@@ -84,7 +84,7 @@ export const GUP_USERS: readonly GupUser[] = [
   {
     id: 'kvm-map',
     what: "a guest's page that the hypervisor maps for itself: virt/kvm/kvm_main.c, kvm_vcpu_map()",
-    api: { 'linux-6.5': 'get', 'linux-7': 'pin', target: 'pin' },
+    api: { 'linux-6.5': 'pin', 'linux-7': 'pin', target: 'pin' },
     uses: {
       pin: {
         hold: 'unbounded',

@@ -4,7 +4,6 @@
  */
 import { describe, expect, test } from 'vitest';
 import {
-  deleteMemSlot,
   dirtyPageNumbers,
   gpaToMemSlot,
   gstageFlags,
@@ -12,13 +11,15 @@ import {
   harvestDirtyLog,
   KVM_MEM_LOG_DIRTY_PAGES,
   setDirtyLog,
+  setMemSlot,
+  setUserMemoryRegion,
   vmWriteGuest,
-  waitForInvalidations,
 } from '#kvm';
 import { PTE_W } from '#emu';
 import {
   assertKernel,
   drive,
+  EINVAL,
   folioWriteProtect,
   migrateFolio,
   mprotect,
@@ -28,6 +29,7 @@ import {
   PROT_READ,
   PROT_WRITE,
   YP_SECONDARY_PFN,
+  YP_MEMSLOT,
   YP_WAIT,
 } from '#mm';
 import { pinUserPagesFast, unpinUserPages } from '#mm/driver-api';
@@ -188,8 +190,9 @@ describe('memory slots of a running VM', () => {
     const page = pageBehind(m, DATA);
     expect(gstagePfn(m.k, m.vm.gstage, DATA)).toBe(pageToPfn(page));
     const slot = gpaToMemSlot(m.vm.slots, DATA)!;
-    expect(deleteMemSlot(m.kvm, m.vm, slot.id)).toBe(true);
-    expect(deleteMemSlot(m.kvm, m.vm, slot.id)).toBe(false);
+    const gone = { ...slot, lenBytes: 0 };
+    expect(drive(setUserMemoryRegion(m.kvm, m.vm, gone))).toBe(0);
+    expect(drive(setUserMemoryRegion(m.kvm, m.vm, gone))).toBe(-EINVAL);
     expect(gstageFlags(m.k, m.vm.gstage, DATA)).toBe(0);
     expect(m.vcpus[0]!.hart.mmu.holdsPage(page)).toBe(false);
     const exit = m.vcpus[0]!.run(100);
@@ -205,12 +208,16 @@ describe('memory slots of a running VM', () => {
     const change = mprotect(m.k, m.mm, m.hva + 0x20_0000, PAGE, PROT_READ);
     while (m.vm.openInvalidations === 0 && change.next().done !== true);
     const slot = gpaToMemSlot(m.vm.slots, DATA)!;
-    expect(() => deleteMemSlot(m.kvm, m.vm, slot.id)).toThrow(/inside an invalidation/);
-    const wait = waitForInvalidations(m.vm);
-    expect(wait.next()).toEqual({ done: false, value: YP_WAIT });
+    const extra = { id: 9, gpa: 2 ** 40, lenBytes: PAGE, hva: m.hva };
+    expect(() => setMemSlot(m.vm, extra)).toThrow(/inside an invalidation/);
+    const remove = setUserMemoryRegion(m.kvm, m.vm, { ...slot, lenBytes: 0 });
+    expect(remove.next()).toEqual({ done: false, value: YP_WAIT });
+    expect(slot.invalid).toBe(false);
     while (change.next().done !== true);
-    expect(wait.next().done).toBe(true);
-    expect(deleteMemSlot(m.kvm, m.vm, slot.id)).toBe(true);
+    expect(remove.next()).toEqual({ done: false, value: YP_MEMSLOT });
+    expect(slot.invalid).toBe(true);
+    expect(remove.next()).toEqual({ done: true, value: 0 });
+    expect(m.vm.slots).toEqual([]);
   });
 });
 

@@ -82,6 +82,7 @@ export class VcpuActor implements Actor {
       case 'budget':
       case 'wfi':
       case 'stop':
+      case 'dirtyRing':
         break;
     }
     return 'ran';
