@@ -2,6 +2,7 @@
 import { type BenchRow, rowOf, type Samples } from '../bench/row.ts';
 import { gupSuite } from '../bench/gup.ts';
 import { hartSuite } from '../bench/hart.ts';
+import { kvmSuite } from '../bench/kvm.ts';
 import { type Announce, translateSuite } from '../bench/translate.ts';
 import { alignRows, paint, wantsColour } from '../report/table.ts';
 import { parseCommandLine, parseCount } from './args.ts';
@@ -14,6 +15,7 @@ const SUITES: Record<string, Suite> = {
   translate: translateSuite,
   hart: hartSuite,
   gup: gupSuite,
+  kvm: kvmSuite,
 };
 
 export const benchCommand = async (words: string[]): Promise<number> => {

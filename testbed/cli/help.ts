@@ -27,10 +27,11 @@ exit codes: 0 done, 1 the guest or a check failed, 2 wrong input or usage, 130 i
 `;
 
 const COMMANDS: Record<string, string> = {
-  run: `usage: gupbed run GUEST.elf [options]
+  run: `usage: gupbed run GUEST.elf [GUEST.elf...] [options]
 
 Runs an unmodified riscv64 program in VS-mode on an emulated hart behind two-stage translation. Its
 memory belongs to a host process of the model; SBI, a UART, a PLIC and a DMA engine are provided.
+Several programs run in as many VMs on one host; devices are plugged into the first.
 
   --memory SIZE            guest memory, 4M to 3G (default 64M)
   --harts N                virtual CPUs, 1 to 7, the others started by SBI HSM (default 1)

@@ -1,4 +1,4 @@
-/** `gupbed run`: one guest program under the hypervisor. */
+/** `gupbed run`: guest programs under the hypervisor, each in a VM of its own. */
 import { basename } from 'node:path';
 import { BACKING_KINDS, type BackingKind, isBackingKind } from '../machine/backing.ts';
 import type { Guest } from '../machine/guest.ts';
@@ -7,12 +7,13 @@ import {
   GUEST_MEMORY_DEFAULT,
   GUEST_MEMORY_MAX,
   GUEST_MEMORY_MIN,
+  type GuestConfig,
   type HostConfig,
   hostRamBytes,
 } from '../machine/guest-config.ts';
 import { HostMachine } from '../machine/host.ts';
 import { putParameters } from '../machine/parameters.ts';
-import { formatSize, parseCommandLine, parseCount, parseSize } from './args.ts';
+import { formatSize, type ParsedArgs, parseCommandLine, parseCount, parseSize } from './args.ts';
 import { HOST_OPTIONS, hostPlanOf, parametersOf } from './host-options.ts';
 import { runHost } from './host-run.ts';
 import { readElf, refusingElf, withRoomFor } from './input.ts';
@@ -29,6 +30,41 @@ const backingOf = (kind: string): BackingKind => {
   return kind;
 };
 
+/** One guest for each program, alike but for the devices, which the first one gets. @throws UsageError */
+const guestsOf = (args: ParsedArgs): GuestConfig[] => {
+  const { values, positionals: files } = args;
+  const memoryBytes = parseSize(
+    '--memory',
+    String(values['memory']),
+    GUEST_MEMORY_MIN,
+    GUEST_MEMORY_MAX,
+  );
+  const harts = parseCount('--harts', String(values['harts']), 1, MAX_VCPUS);
+  if (files.length * harts > MAX_VCPUS)
+    throw new UsageError(
+      `run: ${files.length} guests of ${harts} harts: the host has ${MAX_VCPUS} for guests`,
+    );
+  if (files.length * memoryBytes > GUEST_MEMORY_MAX)
+    throw new UsageError(
+      `run: ${files.length} guests of ${formatSize(memoryBytes)}: the host has ${formatSize(GUEST_MEMORY_MAX)} for guests`,
+    );
+  const activity = values['activity'] === true ? FIGHT_GAPS : null;
+  const backing = backingOf(String(values['backing']));
+  const parts = partsOf(args);
+  return files.map((file, i) => ({
+    name: guestName(file, files.indexOf(file) === i ? 0 : i),
+    memoryBytes,
+    harts,
+    activity,
+    backing,
+    parts: i === 0 ? parts : [],
+  }));
+};
+
+/** @param number told where the same program runs more than once */
+const guestName = (file: string, number: number): string =>
+  basename(file).replace(/\.elf$/, '') + (number === 0 ? '' : `#${number}`);
+
 export const runCommand = async (words: string[]): Promise<number> => {
   const args = parseCommandLine('run', words, {
     memory: { type: 'string', default: formatSize(GUEST_MEMORY_DEFAULT) },
@@ -39,31 +75,13 @@ export const runCommand = async (words: string[]): Promise<number> => {
     ...PART_OPTIONS,
     ...HOST_OPTIONS,
   });
-  const { values, positionals } = args;
-  if (positionals.length !== 1)
-    throw new UsageError('run: name one guest program, as in: gupbed run GUEST.elf');
-  const file = positionals[0]!;
+  const { values, positionals: files } = args;
+  if (files.length === 0)
+    throw new UsageError('run: name a guest program, as in: gupbed run GUEST.elf');
   const { seed, policy, provenance, limit, save, json } = hostPlanOf(args);
-  const config: HostConfig = {
-    seed,
-    policy,
-    guests: [
-      {
-        name: basename(file).replace(/\.elf$/, ''),
-        memoryBytes: parseSize(
-          '--memory',
-          String(values['memory']),
-          GUEST_MEMORY_MIN,
-          GUEST_MEMORY_MAX,
-        ),
-        harts: parseCount('--harts', String(values['harts']), 1, MAX_VCPUS),
-        activity: values['activity'] === true ? FIGHT_GAPS : null,
-        backing: backingOf(String(values['backing'])),
-        parts: partsOf(args),
-      },
-    ],
-  };
-  const image = putParameters(readElf(file), parametersOf(args));
+  const config: HostConfig = { seed, policy, guests: guestsOf(args) };
+  const parameters = parametersOf(args);
+  const images = files.map((file) => putParameters(readElf(file), parameters));
   const onLine = (_guest: Guest, line: string): void => {
     if (!json) process.stdout.write(`${line}\n`);
   };
@@ -71,6 +89,7 @@ export const runCommand = async (words: string[]): Promise<number> => {
     hostRamBytes(config),
     () => new HostMachine(config, { onLine, provenance }),
   );
-  refusingElf(file, () => machine.boot(machine.guests[0]!, image));
+  for (const [i, file] of files.entries())
+    refusingElf(file, () => machine.boot(machine.guests[i]!, images[i]!));
   return runHost(machine, { limit, save, json, summary: values['activity'] === true });
 };
