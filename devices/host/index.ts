@@ -29,3 +29,7 @@ export {
   odpWrite,
 } from './rdma-odp.ts';
 export type { OdpRegion } from './rdma-odp.ts';
+export { RdmaOdpRegions } from './rdma-odp-regions.ts';
+export { RdmaPinnedRegions } from './rdma-pinned-regions.ts';
+export type { RdmaDma, RdmaPinnedConfig } from './rdma-pinned-regions.ts';
+export type { RdmaRegionsConfig, RdmaRegionsState } from './rdma-regions.ts';

@@ -143,6 +143,13 @@ export function* odpRegister(
   return region;
 }
 
+/** The region with an id, of a restored kernel too. @throws Error where there is none */
+export const odpRegionOf = (k: Kernel, id: number): OdpRegion => {
+  const region = stateOf(k).regions.get(id);
+  if (region === undefined) throw new Error(`no memory region ${id} by on-demand paging`);
+  return region;
+};
+
 /** The region goes; the process may have gone before. Compare ib_umem_odp_release() */
 export function* odpDeregister(k: Kernel, region: OdpRegion): Path<void> {
   if (!mapDelete(stateOf(k).regions, region.id))

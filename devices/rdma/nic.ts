@@ -88,7 +88,7 @@ export class RdmaNic implements MmioDevice, RdmaEndpoint, RdmaRegionClient, NicC
   private readonly irq: IrqLine;
 
   constructor(config: RdmaNicConfig) {
-    this.s = createNicState(0, 0);
+    this.s = createNicState();
     this.clock = config.clock;
     this.name = config.name ?? 'rdma';
     this.port = config.port;
@@ -196,10 +196,10 @@ export class RdmaNic implements MmioDevice, RdmaEndpoint, RdmaRegionClient, NicC
 
   /** Back to the state after power-on; regions are released, requests given up. */
   reset(): void {
-    const { mrs, qps, nextHandle, keyVariant } = this.s;
+    const { mrs, qps } = this.s;
     for (const qp of qps) if (qp) stopTimers(this, qp);
     // The names of what is being released are not used again.
-    this.s = createNicState(nextHandle, keyVariant);
+    this.s = createNicState(this.s);
     for (const mr of mrs) if (mr) this.regions.release(mr.handle);
     this.link.resume();
     this.updateIrq();

@@ -7,7 +7,7 @@
  * at once or later, and an access to bytes that are not there yet is DMA_WAIT.
  */
 import { readOnce, writeOnce } from '#cells';
-import { DMA_FAULT, DMA_OK, PAGE_MASK, PAGE_SIZE, type PhysMemory } from '#emu';
+import { DMA_FAULT, DMA_OK, PAGE_MASK, PAGE_SIZE, PersistDomain, type PhysMemory } from '#emu';
 import { RDMA_ACCESS_FLUSH_PERSISTENT, RDMA_EFAULT, RDMA_EINVAL } from './registers.ts';
 
 /** What the NIC asks for. Plain data. */
@@ -80,12 +80,26 @@ export interface RdmaPersistence {
   persist(offset: number, lenBytes: number): void;
 }
 
+/** The persistence domains of the machine. */
+const domainsOf = (memory: PhysMemory): RdmaPersistence => ({
+  covers: (offset, lenBytes) => {
+    for (let at = offset; at < offset + lenBytes; at += PAGE_SIZE)
+      if (PersistDomain.at(memory, at) === undefined) return false;
+    return PersistDomain.at(memory, offset + lenBytes - 1) !== undefined;
+  },
+  persist: (offset, lenBytes) => {
+    const domain = PersistDomain.at(memory, offset);
+    domain?.persist(offset - domain.firstOffset, lenBytes);
+  },
+});
+
 /** Regions of machine memory, for any way to find out where a byte is. */
 export abstract class RegionMemory implements RdmaRegions {
   protected readonly memory: PhysMemory;
-  protected readonly persistence: RdmaPersistence | undefined;
+  protected readonly persistence: RdmaPersistence;
 
-  constructor(memory: PhysMemory, persistence?: RdmaPersistence) {
+  /** @param persistence which memory is persistent; where not given, that of the persistence domains */
+  constructor(memory: PhysMemory, persistence = domainsOf(memory)) {
     this.memory = memory;
     this.persistence = persistence;
   }
@@ -119,6 +133,7 @@ export abstract class RegionMemory implements RdmaRegions {
       run = Math.min(lenBytes - done, pageRest(address + done));
       const offset = this.reach(handle, address + done, lenBytes - done, false);
       if (offset < 0) return offset;
+      if (this.memory.isPoisoned(offset, run)) return DMA_FAULT;
       into.set(this.memory.u8.subarray(offset, offset + run), intoOffset + done);
     }
     return DMA_OK;
@@ -175,12 +190,14 @@ export abstract class RegionMemory implements RdmaRegions {
   }
 
   flush(handle: number, address: number, lenBytes: number, persistent: boolean): number {
+    // For all to see they are at once: between the NIC and this memory are no caches.
+    if (!persistent) return DMA_OK;
     for (let done = 0, run = 0; done < lenBytes; done += run) {
       run = Math.min(lenBytes - done, pageRest(address + done));
       const offset = this.reach(handle, address + done, lenBytes - done, false);
       if (offset < 0) return offset;
-      // Bytes that were written are there for all to see at once: this memory has no caches of the NIC's.
-      if (persistent) this.persistence?.persist(offset, run);
+      if (!this.persistence.covers(offset, run)) return DMA_FAULT;
+      this.persistence.persist(offset, run);
     }
     return DMA_OK;
   }
@@ -213,7 +230,7 @@ export class BusRegions extends RegionMemory {
     const errno = this.memory.isRam(address, lenBytes) ? 0 : RDMA_EFAULT;
     const offset = this.memory.offsetOf(address);
     const mustPersist = (access & RDMA_ACCESS_FLUSH_PERSISTENT) !== 0;
-    const persists = this.persistence?.covers(offset, lenBytes) === true;
+    const persists = errno === 0 && this.persistence.covers(offset, lenBytes);
     this.client?.registered(handle, errno === 0 && mustPersist && !persists ? RDMA_EINVAL : errno);
   }
 

@@ -28,7 +28,7 @@
  *   0x74 CMD_STATUS   RO   of the last command that is done: 0, or the errno
  *   0x78 RESULT       RO   two words
  *   0x80 COUNTERS     RO   packets sent, packets received, timeouts and sequence errors, times told that a
- *                          receiver was not ready, accesses that had to wait for memory: a word each
+ *                          receiver was not ready, accesses that had to wait for memory: a word each, since power-on
  *
  * The line is high while a bit of IRQ_STATUS is set and interrupts are enabled. While the NIC is not
  * enabled, doorbells do nothing and packets that arrive are lost.

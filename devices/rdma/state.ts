@@ -183,7 +183,8 @@ export interface RdmaNicState {
   counters: RdmaCounters;
 }
 
-export const createNicState = (nextHandle: number, keyVariant: number): RdmaNicState => ({
+/** After power-on; a reset keeps what `before` has of names and counts. */
+export const createNicState = (before?: RdmaNicState): RdmaNicState => ({
   control: 0,
   irqStatus: 0,
   events: [],
@@ -196,13 +197,13 @@ export const createNicState = (nextHandle: number, keyVariant: number): RdmaNicS
   commandStatus: 0,
   resultLo: 0,
   resultHi: 0,
-  nextHandle,
-  keyVariant,
+  nextHandle: before?.nextHandle ?? 0,
+  keyVariant: before?.keyVariant ?? 0,
   pds: new Array<boolean>(RDMA_NR_PDS).fill(false),
   mrs: new Array<RdmaMr | null>(RDMA_NR_MRS).fill(null),
   cqs: new Array<RdmaCq | null>(RDMA_NR_CQS).fill(null),
   qps: new Array<RdmaQp | null>(RDMA_NR_QPS).fill(null),
-  counters: { sent: 0, received: 0, retries: 0, notReady: 0, waits: 0 },
+  counters: before?.counters ?? { sent: 0, received: 0, retries: 0, notReady: 0, waits: 0 },
 });
 
 const createAnswer = (): RdmaAnswer => ({

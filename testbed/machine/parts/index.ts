@@ -3,6 +3,7 @@
  * the kind's own, and plain data.
  */
 import type { GuestPart, PartKind, PartWiring } from '../part.ts';
+import { RDMA_PART, type RdmaPartConfig } from './rdma.ts';
 import { VIRTIO_BALLOON_PART, type VirtioBalloonPartConfig } from './virtio-balloon.ts';
 import { VIRTIO_BLK_PART, type VirtioBlkPartConfig } from './virtio-blk.ts';
 import { VIRTIO_CONSOLE_PART, type VirtioConsolePartConfig } from './virtio-console.ts';
@@ -11,6 +12,7 @@ import { VIRTIO_RNG_PART, type VirtioRngPartConfig } from './virtio-rng.ts';
 
 /** Kind -> how it is made. A new kind of part adds its line here, and its config below. */
 const PART_KINDS = {
+  rdma: RDMA_PART,
   'virtio-balloon': VIRTIO_BALLOON_PART,
   'virtio-blk': VIRTIO_BLK_PART,
   'virtio-console': VIRTIO_CONSOLE_PART,
@@ -20,6 +22,7 @@ const PART_KINDS = {
 
 /** What is plugged into a guest. */
 export type PartConfig =
+  | RdmaPartConfig
   | VirtioBalloonPartConfig
   | VirtioBlkPartConfig
   | VirtioConsolePartConfig
