@@ -7,6 +7,7 @@ export { unmapMappingRange } from './cache/unmap.ts';
 export { writebackMapping } from './cache/writeback.ts';
 export { writeProtectRange } from './cache/write-protect.ts';
 export { assertKernel, checkKernel } from './check/sanitizer.ts';
+export { checkSecondary } from './check/secondary.ts';
 export type { CheckOptions } from './check/sanitizer.ts';
 export { cmaAlloc, cmaDefaultArea, cmaRelease } from './cma/cma.ts';
 export type { CmaArea } from './cma/state.ts';

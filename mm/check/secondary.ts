@@ -63,7 +63,10 @@ export const checkFileRangeEnd = (
     );
 };
 
-/** P1 as it was found, P2, P3. */
+/**
+ * P1 as it was found, P2, P3: of all users, and nothing else of the kernel.
+ * @param report gets a line for each that is broken
+ */
 export const checkSecondary = (k: Kernel, report: string[]): void => {
   report.push(...k.state.secondaryFaults);
   for (const [ops, { visitEntries, walksPrimary }] of k.secondaryUsers)

@@ -151,6 +151,54 @@ describe("a debugger's write against writeback: S9 — 1.12, 2.7", () => {
   });
 });
 
+describe('a secondary MMU against the kernel: P1, P2, P3 — 1.13, 1.14, 2.12', () => {
+  for (const { variant, meanwhile } of [
+    { variant: 'right', meanwhile: 'the page is migrated' },
+    { variant: 'right-drop', meanwhile: 'the page is given up' },
+    { variant: 'right-share', meanwhile: 'the process forks' },
+    { variant: 'right-exit', meanwhile: 'the process ends' },
+    {
+      variant: 'get',
+      meanwhile: 'the page is migrated, and a reference kept until the entry is there',
+    },
+  ])
+    it(`as it is, while ${meanwhile}: all three hold in every order with two preemptions`, () => {
+      const verdict = verdictOf('secondary-mmu', variant);
+      expect(verdict).toMatchObject({
+        ended: 'holds',
+        asDeclared: true,
+        violation: null,
+        bound: 2,
+      });
+      expect(verdict.schedules).toBeGreaterThan(5);
+    });
+
+  for (const { variant, says, preemptions, left } of [
+    { variant: 'no-drop', says: /^P1 /, preemptions: 0, left: 'dropping entries at the start' },
+    { variant: 'no-range', says: /^P1 /, preemptions: 2, left: 'the look at open ranges' },
+    {
+      variant: 'always-writable',
+      says: /^I9 .*\(P2\)/,
+      preemptions: 0,
+      left: 'asking whether the primary entry may write',
+    },
+    { variant: 'no-retry', says: /^I10 .*\(P3\)/, preemptions: 1, left: 'the sequence' },
+    {
+      variant: 'get-no-retry',
+      says: /^I10 .*\(P3\)/,
+      preemptions: 1,
+      left: 'the sequence, in spite of a reference',
+    },
+    { variant: 'no-release', says: /^I10 /, preemptions: 0, left: 'dropping entries at the end' },
+  ])
+    it(`without ${left} it breaks`, () => {
+      const verdict = verdictOf('secondary-mmu', variant);
+      expect(verdict).toMatchObject({ declared: 'breaks', ended: 'breaks', asDeclared: true });
+      expect(verdict.violation?.message).toMatch(says);
+      expect(verdict.violation?.preemptions).toBe(preemptions);
+    });
+});
+
 describe('gupbed explore', () => {
   it('list names every scenario with its variants, and what is declared', () => {
     const { code, stdout } = cli.run('explore', 'list');
@@ -166,6 +214,7 @@ describe('gupbed explore', () => {
       'gup-fast-fork',
       'pin-share',
       'ptrace-writeback',
+      'secondary-mmu',
     ]);
   });
 
