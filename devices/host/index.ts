@@ -33,3 +33,4 @@ export { RdmaOdpRegions } from './rdma-odp-regions.ts';
 export { RdmaPinnedRegions } from './rdma-pinned-regions.ts';
 export type { RdmaDma, RdmaPinnedConfig } from './rdma-pinned-regions.ts';
 export type { RdmaRegionsConfig, RdmaRegionsState } from './rdma-regions.ts';
+export { VfioDevice } from './vfio.ts';

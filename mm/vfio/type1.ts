@@ -37,6 +37,14 @@ import { findVma } from '../vma/vma.ts';
 
 const USER = 'vfio';
 
+/** The IOMMU of the devices of a container: told run by run, and before anything is unpinned. */
+export interface VfioIommu {
+  /** Shows frames at bus addresses. @returns 0, or -errno */
+  map(iova: number, page: number, nrPages: number, writable: boolean): number;
+  /** Whatever was shown of the range is gone, and no device reaches it any more, when this returns. */
+  unmap(iova: number, lenBytes: number): void;
+}
+
 /** A range of bus addresses that shows a range of user memory. Plain data. */
 export interface VfioDma {
   id: number;
@@ -93,6 +101,7 @@ function* lockAccount(mm: MmStruct, nr: number): Path<number> {
 
 /**
  * VFIO_IOMMU_MAP_DMA: shows [hva, hva + lenBytes) to the device at `iova`.
+ * @param iommu of the container's devices: always the same one
  * @returns what was mapped; -EINVAL for nothing, or what is not aligned to pages; -EEXIST where some of
  *   the bus addresses are in use; -ENOMEM over RLIMIT_MEMLOCK, or where a page cannot leave memory
  *   that has to be movable; -EFAULT; -EOPNOTSUPP for DAX. After an error nothing is pinned or counted
@@ -104,6 +113,7 @@ export function* vfioDmaMap(
   iova: number,
   lenBytes: number,
   writable: boolean,
+  iommu: VfioIommu | null = null,
 ): Path<VfioDma | number> {
   if (lenBytes <= 0 || hva < 0 || iova < 0) return -EINVAL;
   if (hva % PAGE_SIZE !== 0 || iova % PAGE_SIZE !== 0 || lenBytes % PAGE_SIZE !== 0) return -EINVAL;
@@ -114,9 +124,9 @@ export function* vfioDmaMap(
   }
   const dma: VfioDma = { id: newId(k), hva, iova, lenBytes, writable, runs: [], pinned: true };
   listPush(container.dmas, dma);
-  const error = yield* pinMap(k, mm, dma);
+  const error = yield* pinMap(k, mm, dma, iommu);
   // The device had a part of it already: what it may have written there is not lost.
-  if (error < 0) yield* removeDma(k, container, dma);
+  if (error < 0) yield* removeDma(k, container, dma, iommu);
   unlockContainer(k, container);
   return error < 0 ? error : dma;
 }
@@ -125,7 +135,7 @@ const overlaps = (dma: VfioDma, iova: number, lenBytes: number): boolean =>
   dma.iova < iova + lenBytes && iova < dma.iova + dma.lenBytes;
 
 /** Compare vfio_pin_map_dma(). @returns 0, or -errno with what is pinned and counted in dma.runs */
-function* pinMap(k: Kernel, mm: MmStruct, dma: VfioDma): Path<number> {
+function* pinMap(k: Kernel, mm: MmStruct, dma: VfioDma, iommu: VfioIommu | null): Path<number> {
   const nrPages = dma.lenBytes / PAGE_SIZE;
   const pages = new Int32Array(Math.min(nrPages, PIN_BATCH));
   for (let done = 0; done < nrPages; ) {
@@ -136,6 +146,8 @@ function* pinMap(k: Kernel, mm: MmStruct, dma: VfioDma): Path<number> {
       // One range shows one kind of memory.
       if (dma.pinned && done > 0) return -EFAULT;
       setField(dma, 'pinned', false);
+      const error = iommu?.map(dma.iova + done * PAGE_SIZE, pages[0]!, 1, dma.writable) ?? 0;
+      if (error < 0) return error;
       appendRun(dma.runs, pages[0]!, 1);
       done++;
       continue;
@@ -153,7 +165,13 @@ function* pinMap(k: Kernel, mm: MmStruct, dma: VfioDma): Path<number> {
         return error;
       }
       appendRun(dma.runs, pages[i]!, nr);
+      const shownAt = dma.iova + (done + i) * PAGE_SIZE;
       i += nr;
+      const refused = iommu?.map(shownAt, pages[i - nr]!, nr, dma.writable) ?? 0;
+      if (refused < 0) {
+        yield* unpinRuns(k, USER, runsOf(pages, i, n), false);
+        return refused;
+      }
     }
     done += n;
   }
@@ -201,7 +219,13 @@ function* getPfns(
 }
 
 /** The device loses a range; its pages are unpinned, dirty where it could write. Compare vfio_remove_dma() */
-function* removeDma(k: Kernel, { mm, dmas }: VfioContainer, dma: VfioDma): Path<void> {
+function* removeDma(
+  k: Kernel,
+  { mm, dmas }: VfioContainer,
+  dma: VfioDma,
+  iommu: VfioIommu | null,
+): Path<void> {
+  iommu?.unmap(dma.iova, dma.lenBytes);
   if (dma.pinned) {
     yield* unpinRuns(k, USER, dma.runs, dma.writable);
     yield* lockAccount(mm, -nrRunPages(dma.runs));
@@ -212,6 +236,7 @@ function* removeDma(k: Kernel, { mm, dmas }: VfioContainer, dma: VfioDma): Path<
 /**
  * VFIO_IOMMU_UNMAP_DMA: the device loses every range within [iova, iova + lenBytes); the pages are
  * unpinned, dirty where it could write them.
+ * @param iommu as for vfioDmaMap()
  * @returns bytes unmapped, 0 where nothing was mapped; -EINVAL for what is not aligned, and where a
  *   range would have to be cut
  */
@@ -220,6 +245,7 @@ export function* vfioDmaUnmap(
   mm: MmStruct,
   iova: number,
   lenBytes: number,
+  iommu: VfioIommu | null = null,
 ): Path<number> {
   if (lenBytes <= 0 || iova % PAGE_SIZE !== 0 || lenBytes % PAGE_SIZE !== 0) return -EINVAL;
   const container = yield* lockContainer(k, mm);
@@ -229,7 +255,7 @@ export function* vfioDmaUnmap(
   let unmapped = 0;
   if (!cut)
     for (const dma of found) {
-      yield* removeDma(k, container, dma);
+      yield* removeDma(k, container, dma, iommu);
       unmapped += dma.lenBytes;
     }
   unlockContainer(k, container);
