@@ -131,7 +131,8 @@ const zapRange = (kvm: Kvm, vm: Vm, gpa: number, endGpa: number, event: number):
   const firstBytes = leafBytes(k, vm.gstage, first);
   let start = first - (first % firstBytes);
   const several = gstageNextMapped(k, vm.gstage, start + firstBytes, endGpa) >= 0;
-  const stamp = several || firstBytes > PAGE_SIZE ? stampGuestTlbs(kvm, vm) : 0;
+  const counts = kvm.countsTlbHits;
+  const stamp = counts && (several || firstBytes > PAGE_SIZE) ? stampGuestTlbs(kvm, vm) : 0;
   const flushStart = start;
   let flushEnd = start;
   for (let at = first; at >= 0; at = gstageNextMapped(k, vm.gstage, flushEnd, endGpa)) {
@@ -141,6 +142,7 @@ const zapRange = (kvm: Kvm, vm: Vm, gpa: number, endGpa: number, event: number):
     const page = pfnToPage(gstagePfn(k, vm.gstage, start));
     gstageUnmap(k, vm.gstage, start);
     countVm(stat, 'zaps');
+    if (!counts) continue;
     if (stamp === 0 ? guestTlbHolds(kvm, vm, page) : isStamped(kvm, stamp, page, bytes)) {
       countVm(stat, 'zapsInTlb');
       countIn(stat.zapsInTlbByEvent, event);

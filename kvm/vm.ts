@@ -107,6 +107,8 @@ export interface Kvm {
   harts: readonly Hart[];
   vms: Map<number, Vm>;
   nextId: number;
+  /** Count which zaps met a TLB: statistics that look through all of them. Default true. Not saved. */
+  countsTlbHits: boolean;
   /** Scratch of stampGuestTlbs(): by page, the last stamp it was found under. Not saved. */
   heldStamps: Int32Array;
   heldStamp: number;
@@ -137,6 +139,7 @@ export const createKvm = (k: Kernel, harts: readonly Hart[], state?: KvmState): 
     harts,
     vms: state?.vms ?? new Map<number, Vm>(),
     nextId: state?.nextId ?? 1,
+    countsTlbHits: true,
     heldStamps: new Int32Array(k.memory.nrPages),
     heldStamp: 0,
   };
