@@ -14,6 +14,19 @@ export { Finisher } from './finisher.ts';
 export type { FinisherConfig, FinishRequest } from './finisher.ts';
 export { Ns16550 } from './ns16550.ts';
 export type { Ns16550Config, Ns16550State } from './ns16550.ts';
+export {
+  fletcher64,
+  LABEL_BYTES,
+  LABEL_FLAG_LOCAL,
+  LABEL_FLAG_RO,
+  LABEL_FLAG_UPDATING,
+  LabelArea,
+  labelStoreOf,
+  nextLabelSeq,
+} from './nvdimm/labels.ts';
+export type { LabelStore, Namespace } from './nvdimm/labels.ts';
+export { Nvdimm } from './nvdimm/nvdimm.ts';
+export type { NvdimmConfig, NvdimmMemory, NvdimmState } from './nvdimm/nvdimm.ts';
 export { Plic } from './plic.ts';
 export type { PlicConfig, PlicState } from './plic.ts';
 export { RdmaNic } from './rdma/nic.ts';

@@ -246,6 +246,11 @@ export class PersistDomain implements StoreWatcher {
     );
   }
 
+  /** Runs of poisoned bytes in a range, counted from the first byte. */
+  poisonIn(at: number, lenBytes: number): [at: number, lenBytes: number][] {
+    return this.poison.ranges(at, lenBytes);
+  }
+
   /** The media cannot be read any more at these bytes, counted from the first one; whole units of it. */
   addPoison(at: number, lenBytes: number): void {
     this.poison.add(at, lenBytes);

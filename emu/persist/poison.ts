@@ -72,10 +72,11 @@ export class Poison {
     return false;
   }
 
-  /** Runs of poisoned bytes, ascending. */
-  ranges(): [at: number, lenBytes: number][] {
+  /** Runs of poisoned units that the range touches, ascending. */
+  ranges(from: number, lenBytes: number): [at: number, lenBytes: number][] {
     const ranges: [number, number][] = [];
     for (const unit of [...this.units].sort((a, b) => a - b)) {
+      if (unit < first(from) || unit > last(from, lenBytes)) continue;
       const before = ranges.at(-1);
       const at = unit * POISON_UNIT_BYTES;
       if (before !== undefined && before[0] + before[1] === at) before[1] += POISON_UNIT_BYTES;
