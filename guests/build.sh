@@ -47,7 +47,9 @@ build bench-chase "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/sv39.c bench-chas
 build pagecount "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c pagecount.c
 build txlog "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/pmem.c lib/txlog.c txlog.c
 build txlog-recover "${M_MODE[@]}" "${BARE_RUNTIME[@]}" lib/txlog.c txlog-recover.c
+build virtio-balloon "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/fdt.c virtio-balloon.c
 build virtio-blk "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-blk.c
+build virtio-pmem "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-pmem.c
 build virtio-console "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-console.c
 build virtio-rng "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-rng.c
 build bare-hello "${M_MODE[@]}" "${BARE_RUNTIME[@]}" bare-hello.c
