@@ -15,6 +15,7 @@ export const PERSISTENT_OPTIONS = {
 export const PART_OPTIONS = {
   ...PERSISTENT_OPTIONS,
   disk: { type: 'string', multiple: true },
+  rdma: { type: 'string' },
   device: { type: 'string', multiple: true },
 } as const satisfies OptionSpec;
 
@@ -58,6 +59,15 @@ export const imageOf = (option: string, word: string, unit: number): ImageConfig
   }
 };
 
+/** `--rdma`: two adapters, and how their memory regions hold pages. */
+const rdmaOf = ({ values }: ParsedArgs): PartConfig[] => {
+  const mr = values['rdma'];
+  if (mr === undefined) return [];
+  if (mr !== 'pin' && mr !== 'odp')
+    throw new UsageError(`--rdma ${String(mr)}: pin or odp, how memory regions hold their pages`);
+  return [{ kind: 'rdma', mr }];
+};
+
 /** What PART_OPTIONS plug in, in this order: disks, persistent memory, the rest. @throws UsageError */
 export const partsOf = (args: ParsedArgs): PartConfig[] => [
   ...wordsOf(args, 'disk').map(
@@ -66,6 +76,7 @@ export const partsOf = (args: ParsedArgs): PartConfig[] => [
   ...wordsOf(args, 'pmem').map(
     (word): PartConfig => ({ kind: 'virtio-pmem', image: imageOf('--pmem', word, PAGE_BYTES) }),
   ),
+  ...rdmaOf(args),
   ...wordsOf(args, 'device').map((word): PartConfig => {
     const part = SIMPLE_DEVICES[word];
     if (part === undefined)
