@@ -31,6 +31,36 @@ import {
   VIRTIO_VENDOR_ID,
   VIRTIO_VERSION_MODERN,
 } from './empty-slot.ts';
+import {
+  VIRTIO_INT_CONFIG,
+  VIRTIO_INT_USED,
+  VIRTIO_MMIO_CONFIG,
+  VIRTIO_MMIO_CONFIG_GENERATION,
+  VIRTIO_MMIO_DEVICE_FEATURES,
+  VIRTIO_MMIO_DEVICE_FEATURES_SEL,
+  VIRTIO_MMIO_DRIVER_FEATURES,
+  VIRTIO_MMIO_DRIVER_FEATURES_SEL,
+  VIRTIO_MMIO_INTERRUPT_ACK,
+  VIRTIO_MMIO_INTERRUPT_STATUS,
+  VIRTIO_MMIO_QUEUE_NOTIFY,
+  VIRTIO_MMIO_QUEUE_NUM_MAX,
+  VIRTIO_MMIO_QUEUE_READY,
+  VIRTIO_MMIO_QUEUE_RESET,
+  VIRTIO_MMIO_QUEUE_SEL,
+  VIRTIO_MMIO_SHM_BASE_HIGH,
+  VIRTIO_MMIO_SHM_BASE_LOW,
+  VIRTIO_MMIO_SHM_LEN_HIGH,
+  VIRTIO_MMIO_SHM_LEN_LOW,
+  VIRTIO_MMIO_SHM_SEL,
+  VIRTIO_MMIO_STATUS,
+  VIRTIO_STATUS_DRIVER_OK,
+  VIRTIO_STATUS_FAILED,
+  VIRTIO_STATUS_FEATURES_OK,
+  VIRTIO_STATUS_NEEDS_RESET,
+  VIRTIO_STATUS_OF_DRIVER,
+  virtioAfterReset,
+  type VirtioRegisters,
+} from './mmio-registers.ts';
 import { Virtqueue, type VirtqueueState } from './queue.ts';
 import {
   configureQueue,
@@ -38,45 +68,6 @@ import {
   type QueueRegisters,
   ringPlaceOf,
 } from './queue-registers.ts';
-
-export const VIRTIO_MMIO_DEVICE_FEATURES = 0x010;
-export const VIRTIO_MMIO_DEVICE_FEATURES_SEL = 0x014;
-export const VIRTIO_MMIO_DRIVER_FEATURES = 0x020;
-export const VIRTIO_MMIO_DRIVER_FEATURES_SEL = 0x024;
-export const VIRTIO_MMIO_QUEUE_SEL = 0x030;
-export const VIRTIO_MMIO_QUEUE_NUM_MAX = 0x034;
-export const VIRTIO_MMIO_QUEUE_READY = 0x044;
-export const VIRTIO_MMIO_QUEUE_NOTIFY = 0x050;
-export const VIRTIO_MMIO_INTERRUPT_STATUS = 0x060;
-export const VIRTIO_MMIO_INTERRUPT_ACK = 0x064;
-export const VIRTIO_MMIO_STATUS = 0x070;
-export const VIRTIO_MMIO_SHM_SEL = 0x0ac;
-export const VIRTIO_MMIO_SHM_LEN_LOW = 0x0b0;
-export const VIRTIO_MMIO_SHM_LEN_HIGH = 0x0b4;
-export const VIRTIO_MMIO_SHM_BASE_LOW = 0x0b8;
-export const VIRTIO_MMIO_SHM_BASE_HIGH = 0x0bc;
-export const VIRTIO_MMIO_QUEUE_RESET = 0x0c0;
-export const VIRTIO_MMIO_CONFIG_GENERATION = 0x0fc;
-export const VIRTIO_MMIO_CONFIG = 0x100;
-
-/* Device status (2.1). */
-export const VIRTIO_STATUS_ACKNOWLEDGE = 1;
-export const VIRTIO_STATUS_DRIVER = 2;
-export const VIRTIO_STATUS_DRIVER_OK = 4;
-export const VIRTIO_STATUS_FEATURES_OK = 8;
-export const VIRTIO_STATUS_NEEDS_RESET = 64;
-export const VIRTIO_STATUS_FAILED = 128;
-/** What a driver may set. */
-const STATUS_OF_DRIVER =
-  VIRTIO_STATUS_ACKNOWLEDGE |
-  VIRTIO_STATUS_DRIVER |
-  VIRTIO_STATUS_DRIVER_OK |
-  VIRTIO_STATUS_FEATURES_OK |
-  VIRTIO_STATUS_FAILED;
-
-/* Interrupt status. */
-export const VIRTIO_INT_USED = 1;
-export const VIRTIO_INT_CONFIG = 2;
 
 const NO_REGION = 0xffff_ffff;
 
@@ -100,26 +91,9 @@ export interface VirtioMmioConfig {
   withhold?: bigint;
 }
 
-/** Registers of the device as a whole. Plain data. */
-interface Registers {
-  status: number;
-  /** Status before a reset that is not complete yet: what the driver reads until then. */
-  statusBefore: number;
-  deviceFeaturesSel: number;
-  driverFeaturesSel: number;
-  /** Bits 0 to 31, 32 to 63, and whether the driver set one above, where there are none. */
-  driverFeaturesLo: number;
-  driverFeaturesHi: number;
-  driverFeaturesBeyond: boolean;
-  queueSel: number;
-  interruptStatus: number;
-  shmSel: number;
-  configGeneration: number;
-}
-
 /** What a saved machine keeps of the transport; the device model saves itself. */
 export interface VirtioMmioState {
-  registers: Registers;
+  registers: VirtioRegisters;
   queues: { registers: QueueRegisters; queue: VirtqueueState }[];
 }
 
@@ -129,27 +103,13 @@ interface Queue {
   queue: Virtqueue;
 }
 
-const afterReset = (configGeneration: number, statusBefore: number): Registers => ({
-  status: 0,
-  statusBefore,
-  deviceFeaturesSel: 0,
-  driverFeaturesSel: 0,
-  driverFeaturesLo: 0,
-  driverFeaturesHi: 0,
-  driverFeaturesBeyond: false,
-  queueSel: 0,
-  interruptStatus: 0,
-  shmSel: 0,
-  configGeneration,
-});
-
 export class VirtioMmio implements MmioDevice, VirtioTransport {
   private readonly device: VirtioDevice;
   private readonly irq: IrqLine;
   private readonly offered: bigint;
   private readonly accessPlatform: boolean;
   private readonly queues: readonly Queue[];
-  private r: Registers;
+  private r: VirtioRegisters;
 
   constructor(config: VirtioMmioConfig) {
     const { device, port } = config;
@@ -161,7 +121,7 @@ export class VirtioMmio implements MmioDevice, VirtioTransport {
         TRANSPORT_FEATURES |
         (this.accessPlatform ? virtioFeature(VIRTIO_F_ACCESS_PLATFORM) : 0n)) &
       ~(config.withhold ?? 0n);
-    this.r = afterReset(0, 0);
+    this.r = virtioAfterReset(0, 0);
     this.queues = device.queueSizes.map((sizeMax) => ({
       sizeMax,
       registers: createQueueRegisters(),
@@ -314,7 +274,7 @@ export class VirtioMmio implements MmioDevice, VirtioTransport {
       queue.stop();
       Object.assign(registers, createQueueRegisters());
     }
-    this.r = afterReset(this.r.configGeneration, before);
+    this.r = virtioAfterReset(this.r.configGeneration, before);
     this.device.reset();
     this.irq.set(false);
   }
@@ -371,7 +331,7 @@ export class VirtioMmio implements MmioDevice, VirtioTransport {
       this.reset();
       return;
     }
-    let set = value & STATUS_OF_DRIVER & ~r.status;
+    let set = value & VIRTIO_STATUS_OF_DRIVER & ~r.status;
     if ((set & VIRTIO_STATUS_FEATURES_OK) !== 0 && !this.choiceIsValid())
       set &= ~VIRTIO_STATUS_FEATURES_OK;
     r.status |= set;
