@@ -216,6 +216,14 @@ export class PersistDomain implements StoreWatcher {
     return image;
   }
 
+  /** Would a loss of power perhaps change bytes? `at` counts from the first byte. */
+  isVolatile(at: number, lenBytes: number): boolean {
+    const last = (at + lenBytes - 1) >>> PERSIST_LINE_SHIFT;
+    for (let line = at >>> PERSIST_LINE_SHIFT; line <= last; line++)
+      if (this.lines.has(line)) return true;
+    return false;
+  }
+
   /** The bytes of one line after the first `prefix` of its pending stores. */
   lineAfter(line: number, prefix: number): Uint8Array {
     const at = line * PERSIST_LINE_BYTES;

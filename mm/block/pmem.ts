@@ -6,8 +6,12 @@
  * been written back before. The block driver writes past the caches (memcpy_flushcache()); stores to a
  * mapping are flushed by the writeback of DAX files (mm/fs/dax/writeback.ts). `media` keeps what is
  * durable, block by block; where it says nothing there are zeroes.
+ *
+ * Frames that a PersistDomain watches (emu/persist/) are its affair: what was flushed here is durable
+ * there, and what is durable it knows line by line, of stores that CPUs have flushed themselves too.
  */
 import { mapSet, setField } from '#cells';
+import { PERSIST_LINE_BYTES, PersistDomain } from '#emu';
 import { PG_FSDAX } from '../frames/table.ts';
 import { zoneDeviceCreate, zoneDeviceRemove } from '../frames/zone-device.ts';
 import type { Path } from '../path.ts';
@@ -44,6 +48,14 @@ export const frameBytes = (k: Kernel, dev: BlockDevice, block: number): Uint8Arr
   return k.memory.u8.subarray(at, at + BLOCK_SIZE);
 };
 
+/** The domain that watches a block's frame, or undefined. */
+const domainOf = (k: Kernel, dev: BlockDevice, block: number): PersistDomain | undefined =>
+  PersistDomain.at(k.memory, k.memory.pageOffset(dev.pmemPage + block));
+
+/** Where a block is in its domain. */
+const atInDomain = (k: Kernel, dev: BlockDevice, domain: PersistDomain, block: number): number =>
+  k.memory.pageOffset(dev.pmemPage + block) - domain.firstOffset;
+
 /**
  * Bytes of the device are durable as they are now: written past the caches, or flushed out of them.
  * @param offset byte on the device. Compare dax_flush(), pmem_do_write()
@@ -63,12 +75,16 @@ export const pmemPersist = (
     const bytes = durable?.slice() ?? new Uint8Array(BLOCK_SIZE);
     bytes.set(now.subarray(within, within + n), within);
     mapSet(dev.media, block, bytes);
+    const domain = domainOf(k, dev, block);
+    domain?.persist(atInDomain(k, dev, domain, block) + within, n);
     done += n;
   }
 };
 
 /** Would a loss of power change the block, if its lines are not written back before? */
 export const pmemIsVolatile = (k: Kernel, dev: BlockDevice, block: number): boolean => {
+  const domain = domainOf(k, dev, block);
+  if (domain !== undefined) return domain.isVolatile(atInDomain(k, dev, domain, block), BLOCK_SIZE);
   const now = frameBytes(k, dev, block);
   const durable = dev.media.get(block);
   for (let i = 0; i < BLOCK_SIZE; i++) if (now[i]! !== (durable?.[i] ?? 0)) return true;
@@ -87,8 +103,13 @@ export const pmemCrashImage = (
 ): Map<number, Uint8Array> => {
   const image = new Map(dev.media);
   for (let block = 0; block < dev.nrBlocks; block++) {
+    const domain = domainOf(k, dev, block);
     if (pmemIsVolatile(k, dev, block) && keeps(block))
       image.set(block, frameBytes(k, dev, block).slice());
+    else if (domain !== undefined) {
+      const at = atInDomain(k, dev, domain, block);
+      image.set(block, domain.media.slice(at, at + BLOCK_SIZE));
+    }
   }
   return image;
 };
@@ -104,8 +125,20 @@ export const pmemPowerFail = (
 ): void => {
   const image = pmemCrashImage(k, dev, keeps);
   const zeroes = new Uint8Array(BLOCK_SIZE);
+  const domains = new Set<PersistDomain>();
+  for (let block = 0; block < dev.nrBlocks; block++) {
+    const domain = domainOf(k, dev, block);
+    if (domain !== undefined) domains.add(domain);
+  }
+  for (const domain of domains) {
+    const first = atInDomain(k, dev, domain, 0);
+    domain.powerFail((line, choices) =>
+      keeps(Math.floor((line * PERSIST_LINE_BYTES - first) / BLOCK_SIZE)) ? choices - 1 : 0,
+    );
+  }
   for (let block = 0; block < dev.nrBlocks; block++)
-    k.memory.setBytes(k.memory.pageOffset(dev.pmemPage + block), image.get(block) ?? zeroes);
+    if (domainOf(k, dev, block) === undefined)
+      k.memory.setBytes(k.memory.pageOffset(dev.pmemPage + block), image.get(block) ?? zeroes);
   setField(dev, 'media', image);
   setField(dev, 'inFlight', []);
 };
