@@ -1,6 +1,6 @@
 /** G-stage tables in RAM against a Map, and against the hart's own walk of them. */
 import { beforeEach, describe, expect, test } from 'vitest';
-import { PTE_D, PTE_R, PTE_U, PTE_W, PTE_X } from '#emu';
+import { PTE_A, PTE_D, PTE_R, PTE_U, PTE_W, PTE_X } from '#emu';
 import { type Kernel, nrFreePages } from '#mm';
 import {
   GSTAGE_GPA_LIMIT,
@@ -10,9 +10,13 @@ import {
   GSTAGE_REPLACED,
   GSTAGE_UNCHANGED,
   type GStage,
+  gstageAge,
+  gstageBytes,
   gstageCreate,
   gstageFlags,
   gstageFree,
+  gstageFreeDetached,
+  gstageLevel,
   gstageMap,
   gstageNextMapped,
   gstageNrTablePages,
@@ -27,6 +31,7 @@ import { rng } from '../support/rng.ts';
 import { testKernel } from './kernel.ts';
 
 const PAGE = 4096;
+const HUGE = 2 ** 21;
 const GIB = 2 ** 30;
 
 describe('Priv 15.5.1: Sv39x4 tables', () => {
@@ -68,6 +73,155 @@ describe('Priv 15.5.1: Sv39x4 tables', () => {
     expect(gstageMap(k, g, 0, 0x8_0001, GSTAGE_READ_WRITE)).toBe(GSTAGE_REPLACED);
     expect(gstageMap(k, g, 0, 0x8_0002, GSTAGE_READ_WRITE)).toBe(GSTAGE_REPLACED);
     expect(g.nrMapped).toBe(1);
+  });
+
+  test('a leaf of 2 MiB or 1 GiB maps every page in it, and counts once', () => {
+    for (const [level, pages] of [
+      [1, 512],
+      [2, 512 * 512],
+    ] as const) {
+      const gpa = level * 8 * GIB;
+      expect(gstageMap(k, g, gpa, 0x10_0000, GSTAGE_READ_WRITE, level)).toBe(GSTAGE_MAPPED);
+      expect(gstageBytes(level)).toBe(pages * PAGE);
+      expect(gstageLevel(k, g, gpa + (pages - 1) * PAGE)).toBe(level);
+      expect(gstagePfn(k, g, gpa + 77 * PAGE)).toBe(0x10_0000 + 77);
+      expect(gstagePfn(k, g, gpa + (pages - 1) * PAGE)).toBe(0x10_0000 + pages - 1);
+      expect(gstagePfn(k, g, gpa + pages * PAGE)).toBe(-1);
+      expect(g.leaves[level]).toBe(1);
+    }
+    expect(g.nrMapped).toBe(512 + 512 * 512);
+  });
+
+  test('a page below a huge leaf splits it: the other pages are mapped as before', () => {
+    gstageMap(k, g, 4 * HUGE, 0x8_0200, GSTAGE_READ_ONLY, 1);
+    // Says as much already: nothing to do.
+    expect(gstageMap(k, g, 4 * HUGE + 5 * PAGE, 0x8_0205, GSTAGE_READ_ONLY)).toBe(GSTAGE_UNCHANGED);
+    expect(gstageMap(k, g, 4 * HUGE + 5 * PAGE, 0x8_0205, GSTAGE_READ_WRITE)).toBe(GSTAGE_REPLACED);
+    expect([...g.leaves]).toEqual([512, 0, 0]);
+    for (const page of [0, 4, 5, 6, 511]) {
+      expect(gstagePfn(k, g, 4 * HUGE + page * PAGE)).toBe(0x8_0200 + page);
+      const flags = gstageFlags(k, g, 4 * HUGE + page * PAGE);
+      expect((flags & PTE_W) !== 0).toBe(page === 5);
+    }
+  });
+
+  test('1 GiB splits twice on the way to a page', () => {
+    gstageMap(k, g, 3 * GIB, 0x10_0000, GSTAGE_READ_ONLY, 2);
+    expect(gstageMap(k, g, 3 * GIB, 0x10_0000, GSTAGE_READ_WRITE)).toBe(GSTAGE_REPLACED);
+    expect([...g.leaves]).toEqual([512, 511, 0]);
+    expect(g.nrMapped).toBe(512 * 512);
+    expect(gstagePfn(k, g, 3 * GIB + 511 * HUGE + 3 * PAGE)).toBe(0x10_0000 + 511 * 512 + 3);
+  });
+
+  test('a huge leaf over pages takes their table out, which is freed after the flush', () => {
+    const free = nrFreePages(k);
+    for (const page of [0, 3, 300])
+      gstageMap(k, g, 6 * HUGE + page * PAGE, 0x8_0400 + page, GSTAGE_READ_WRITE);
+    const tables = gstageNrTablePages(g);
+    expect(gstageMap(k, g, 6 * HUGE, 0x8_0400, GSTAGE_READ_WRITE, 1)).toBe(GSTAGE_REPLACED);
+    expect([...g.leaves]).toEqual([0, 1, 0]);
+    expect(g.nrMapped).toBe(512);
+    expect(gstageNrTablePages(g)).toBe(tables);
+    gstageFreeDetached(k, g);
+    expect(gstageNrTablePages(g)).toBe(tables - 1);
+    // The table of 2 MiB entries above it.
+    expect(nrFreePages(k)).toBe(free - 1);
+  });
+
+  test('unmapping and protecting a part of a huge leaf does it to all of it', () => {
+    gstageMap(k, g, 2 * HUGE, 0x8_0200, GSTAGE_READ_WRITE, 1);
+    gstageMap(k, g, 3 * HUGE, 0x8_0400, GSTAGE_READ_WRITE, 1);
+    const part = 2 * HUGE + 500 * PAGE;
+    expect(gstageWriteProtectRange(k, g, part, part + PAGE)).toBe(1);
+    expect(gstageFlags(k, g, 2 * HUGE) & (PTE_W | PTE_D)).toBe(0);
+    expect(gstageUnmapRange(k, g, part, 3 * HUGE + PAGE)).toBe(2);
+    expect(g.nrMapped).toBe(0);
+  });
+
+  test('aging takes A from what was used, and says so once; the hart sets it again', () => {
+    gstageMap(k, g, 0, 0x8_0001, GSTAGE_READ_WRITE);
+    gstageMap(k, g, HUGE, 0x8_0200, GSTAGE_READ_ONLY, 1);
+    expect(gstageAge(k, g, 0, 2 * HUGE, false)).toBe(true);
+    expect(gstageAge(k, g, 0, PAGE, true)).toBe(true);
+    expect(gstageAge(k, g, 0, PAGE, true)).toBe(false);
+    expect(gstageFlags(k, g, 0) & PTE_A).toBe(0);
+    expect(gstageFlags(k, g, 0) & (PTE_W | PTE_D)).toBe(PTE_W | PTE_D);
+    expect(gstageAge(k, g, HUGE + 9 * PAGE, HUGE + 10 * PAGE, true)).toBe(true);
+    expect(gstageAge(k, g, 0, 2 * HUGE, false)).toBe(false);
+  });
+
+  test('an aged huge leaf still says as much as a page of it', () => {
+    gstageMap(k, g, HUGE, 0x8_0200, GSTAGE_READ_ONLY, 1);
+    gstageAge(k, g, HUGE, 2 * HUGE, true);
+    expect(gstageMap(k, g, HUGE + PAGE, 0x8_0201, GSTAGE_READ_ONLY)).toBe(GSTAGE_UNCHANGED);
+    expect(gstageLevel(k, g, HUGE)).toBe(1);
+  });
+
+  test('8,000 random operations on leaves of all sizes leave what a Map of pages has', () => {
+    const random = rng(97);
+    const model = new Map<number, { pfn: number; writable: boolean; group: number }>();
+    let groups = 0;
+    const base = 8 * GIB;
+    const gpaOf = (page: number): number => base + page * PAGE;
+    const PAGES = 4 * 512;
+    /** What a partial change of a leaf takes along: the pages of its group. */
+    const groupOf = (page: number): number[] => {
+      const group = model.get(page)?.group;
+      return group === undefined
+        ? []
+        : [...model].filter(([, v]) => v.group === group).map(([p]) => p);
+    };
+    for (let i = 0; i < 8_000; i++) {
+      const page = random.below(PAGES);
+      switch (random.below(16)) {
+        case 0:
+          expect(gstageUnmap(k, g, gpaOf(page))).toBe(model.get(page)?.pfn ?? -1);
+          for (const p of groupOf(page)) model.delete(p);
+          break;
+        case 1: {
+          const writable = model.get(page)?.writable ?? false;
+          expect(gstageWriteProtect(k, g, gpaOf(page))).toBe(writable);
+          for (const p of groupOf(page)) model.get(p)!.writable = false;
+          break;
+        }
+        case 2: {
+          const first = page - (page % 512);
+          const writable = random.chance(0.5);
+          const flags = writable ? GSTAGE_READ_WRITE : GSTAGE_READ_ONLY;
+          gstageMap(k, g, gpaOf(first), 0x8_0000 + first, flags, 1);
+          gstageFreeDetached(k, g);
+          groups++;
+          for (let p = first; p < first + 512; p++)
+            model.set(p, { pfn: 0x8_0000 + p, writable, group: groups });
+          break;
+        }
+        default: {
+          const writable = random.chance(0.5);
+          const old = model.get(page);
+          const pfn = 0x8_0000 + page;
+          const result = gstageMap(
+            k,
+            g,
+            gpaOf(page),
+            pfn,
+            writable ? GSTAGE_READ_WRITE : GSTAGE_READ_ONLY,
+          );
+          const huge = groupOf(page).length > 1;
+          if (huge && (old?.writable || !writable)) expect(result).toBe(GSTAGE_UNCHANGED);
+          else {
+            for (const p of groupOf(page)) model.get(p)!.group = ++groups;
+            model.set(page, { pfn, writable, group: ++groups });
+          }
+        }
+      }
+    }
+    expect(g.nrMapped).toBe(model.size);
+    for (let page = 0; page < PAGES; page++) {
+      expect(gstagePfn(k, g, gpaOf(page))).toBe(model.get(page)?.pfn ?? -1);
+      expect((gstageFlags(k, g, gpaOf(page)) & PTE_W) !== 0).toBe(
+        model.get(page)?.writable ?? false,
+      );
+    }
   });
 
   test('20,000 random operations leave what a Map has', () => {
