@@ -13,11 +13,13 @@ import {
   UART_BASE,
   UART_BYTES,
 } from '#emu';
+import { createSecondaryPfn } from '#mm/secondary';
 import {
   createKvm,
   createVm,
   type ErrorExit,
   type Kvm,
+  mapGuestPage,
   type MmioExit,
   setMemSlot,
   type ShutdownExit,
@@ -31,6 +33,7 @@ import {
   createKernel,
   createPolicy,
   drive,
+  HPAGE_PMD_ORDER,
   type Kernel,
   MAP_ANONYMOUS,
   MAP_PRIVATE,
@@ -46,6 +49,7 @@ import {
 } from '#mm';
 
 export const GUEST_GPA = 0x8000_0000;
+const HUGE_HVA = 0x4000_0000;
 const MIB = 2 ** 20;
 
 const shootdown = (harts: readonly Hart[]): TlbShootdown => ({
@@ -88,10 +92,14 @@ export interface TestMachineConfig {
   policy?: PolicyName;
   shared?: boolean;
   flags?: number;
+  /** Private memory may be transparent huge pages; hva and gpa are aligned alike. */
+  huge?: boolean;
+  dirtyRingEntries?: number;
 }
 
 export const testMachine = (config: TestMachineConfig = {}): TestMachine => {
   const { ramMib = 32, guestMib = 4, nrVcpus = 1, policy = 'target', shared = false } = config;
+  const { huge = false, dirtyRingEntries = 0 } = config;
   const memory = new PhysMemory(ramMib * MIB);
   const clock = new Clock();
   const bus = new Bus(memory);
@@ -101,11 +109,13 @@ export const testMachine = (config: TestMachineConfig = {}): TestMachine => {
   );
   const k = createKernel({ memory, tlb: shootdown(harts), policy: createPolicy(policy) });
   k.checked = true;
+  if (huge) k.state.thp.always = 1 << HPAGE_PMD_ORDER;
   const kvm = createKvm(k, harts);
   const mm = mmCreate(k) as MmStruct;
   const lenBytes = guestMib * MIB;
   const hva = drive(
     mmap(k, mm, {
+      ...(huge ? { hva: HUGE_HVA } : {}),
       lenBytes,
       prot: PROT_READ | PROT_WRITE,
       flags: shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS,
@@ -113,7 +123,7 @@ export const testMachine = (config: TestMachineConfig = {}): TestMachine => {
     }),
   );
   if (hva < 0) throw new Error(`mmap: ${hva}`);
-  const vm = createVm(kvm, mm, { vmid: 7, nrVcpus }) as Vm;
+  const vm = createVm(kvm, mm, { vmid: 7, nrVcpus, dirtyRingEntries }) as Vm;
   setMemSlot(vm, { id: 0, gpa: GUEST_GPA, lenBytes, hva, flags: config.flags ?? 0 });
   vm.mmioRegions.push({ gpa: UART_BASE, lenBytes: UART_BYTES, name: 'uart' });
   vm.mmioRegions.push({ gpa: PLIC_BASE, lenBytes: 0x1000, name: 'plic' });
@@ -144,6 +154,17 @@ export const load = (m: TestMachine, source: string): ReadonlyMap<string, bigint
   m.vcpus[0]!.boot(GUEST_GPA, GUEST_GPA + 0x10_0000);
   return program.symbols;
 };
+
+/** 8 bytes into guest memory, as the VMM writes them. */
+export const poke = (m: TestMachine, gpa: number, value: bigint): void => {
+  const bytes = new Uint8Array(8);
+  new DataView(bytes.buffer).setBigUint64(0, value, true);
+  expectZero(drive(vmWriteGuest(m.kvm, m.vm, gpa, bytes)));
+};
+
+/** What a fault of vCPU 0 at `gpa` does. @returns as mapGuestPage() */
+export const touch = (m: TestMachine, gpa: number, write: boolean): number =>
+  drive(mapGuestPage(m.kvm, m.vm, gpa, write, createSecondaryPfn(), m.vm.vcpus[0]));
 
 const expectZero = (error: number): void => {
   if (error !== 0) throw new Error(`errno ${-error}`);
