@@ -1,6 +1,15 @@
 /** Every target of the fuzzer. */
+import { BALLOON_TARGETS } from './balloon.ts';
+import { BLK_TARGETS } from './blk.ts';
 import { DMA_ENGINE_TARGETS } from './dma-engine.ts';
+import { PMEM_TARGETS } from './pmem.ts';
 import type { FuzzTarget } from './target.ts';
 import { VIRTIO_TARGETS } from './virtio.ts';
 
-export const FUZZ_TARGETS: readonly FuzzTarget[] = [...DMA_ENGINE_TARGETS, ...VIRTIO_TARGETS];
+export const FUZZ_TARGETS: readonly FuzzTarget[] = [
+  ...DMA_ENGINE_TARGETS,
+  ...VIRTIO_TARGETS,
+  ...BALLOON_TARGETS,
+  ...BLK_TARGETS,
+  ...PMEM_TARGETS,
+];

@@ -27,6 +27,8 @@ const RING_PACKED = 1n << 34n;
 /** A device under attack. */
 export interface AttackedDevice {
   device: VirtioDevice;
+  /** Puts into memory what buffers of such a device hold, nearly right. */
+  fill?(memory: DataView, rng: Rng): void;
   /** Something of the device's own happens: its backend completes, or has something to say. */
   settle?(rng: Rng): void;
 }
@@ -186,7 +188,9 @@ class Attack {
     if (rng.chance(90)) this.setUp();
     if (rng.chance(30)) port.waits = 1 + rng.below(30);
     for (let rounds = 1 + rng.below(4); rounds > 0; rounds--) {
+      this.attacked.fill?.(port.view, rng);
       if (rng.chance(85)) this.spoilRings();
+      port.look();
       if (rng.chance(25)) this.pokeRegisters();
       if (rng.chance(10)) this.saveAndRestore();
       this.write(0x050, rng.below(this.nrQueues + 1));

@@ -1,8 +1,8 @@
 /** Persistent memory by virtio in a guest: a shared mapping of a file of the host, as a memory slot. */
 import { VirtioPmem, type VirtioPmemState } from '#devices';
 import { PmemFile } from '#devices/host';
-import { VIRTIO_PMEM_GPA } from '#emu';
-import { setMemSlot } from '#kvm';
+import { NVDIMM_GPA, VIRTIO_PMEM_GPA } from '#emu';
+import { setMemSlot, type Vm } from '#kvm';
 import { type AddressSpace, drive, MAP_FIXED, MAP_SHARED, mmap, PROT_READ, PROT_WRITE } from '#mm';
 import { Pump } from '../../actors/pump.ts';
 import { type DiskFile, IMAGE_HOST_RAM_BYTES, type ImageConfig } from '../disk-file.ts';
@@ -14,8 +14,6 @@ export interface VirtioPmemPartConfig {
   kind: 'virtio-pmem';
   /** Whole pages. */
   image: ImageConfig;
-  /** Default VIRTIO_PMEM_GPA; a second one needs its own. */
-  gpa?: number;
 }
 
 /** Where the VMM maps it: of the nth slot the nth stretch. */
@@ -26,11 +24,20 @@ const FIRST_SLOT = 64;
 
 interface State {
   disk: DiskFile;
+  gpa: number;
   plug: VirtioPlugState;
   pmem: VirtioPmemState;
   syncs: number;
   failures: number;
 }
+
+/** Behind the one that was plugged in before. */
+const nextGpa = ({ slots }: Vm): number => {
+  const ends = slots
+    .filter(({ gpa }) => gpa >= VIRTIO_PMEM_GPA && gpa < NVDIMM_GPA)
+    .map(({ gpa, lenBytes }) => gpa + lenBytes);
+  return Math.max(VIRTIO_PMEM_GPA, ...ends);
+};
 
 /** Maps the file into the VMM, and the VMM's mapping into the guest. */
 const mapIntoGuest = (
@@ -57,7 +64,7 @@ export const VIRTIO_PMEM_PART: PartKind<VirtioPmemPartConfig> = {
   create(config, wiring, saved?: unknown): GuestPart {
     const state = saved as State | undefined;
     const image = new PartImage(wiring, config.image, true, state?.disk);
-    const gpa = config.gpa ?? VIRTIO_PMEM_GPA;
+    const gpa = state?.gpa ?? nextGpa(wiring.vm);
     const lenBytes = config.image.sizeBytes;
     if (wiring.fresh) mapIntoGuest(wiring, image.file, gpa, lenBytes);
     const backend = new PmemFile({ kernel: wiring.k, file: image.file });
@@ -78,6 +85,7 @@ export const VIRTIO_PMEM_PART: PartKind<VirtioPmemPartConfig> = {
       actors: [...plug.actors, new Pump(`${wiring.name} flush`, backend)],
       save: (): State => ({
         disk: image.disk,
+        gpa,
         plug: plug.save(),
         pmem: device.save(),
         syncs: backend.syncs,
