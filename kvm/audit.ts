@@ -2,7 +2,7 @@
 import { PTE_W } from '#emu';
 import type { NotifierRange, SecondaryVisitor } from '#mm/secondary';
 import { GSTAGE_GPA_LIMIT, gstageFlags, gstageNextMapped, gstagePfn } from './gstage.ts';
-import { gpaToHva, slotAt } from './memslot.ts';
+import { gpaToHva, type MemSlot, slotAt, slotPageOfFile } from './memslot.ts';
 import { type Kvm, mmOfVm, type Vm } from './vm.ts';
 
 /** Part of an address space. */
@@ -50,8 +50,13 @@ const visitPages = (
     const slot = slotAt(vm.slots, gpa);
     if (slot === undefined)
       throw new Error(`vm ${vm.id}: gpa 0x${gpa.toString(16)} is mapped and in no memory slot`);
-    const writable = (gstageFlags(kvm.k, vm.gstage, gpa) & PTE_W) !== 0;
-    visit(mmOfVm(kvm, vm), gpaToHva(slot, gpa), gstagePfn(kvm.k, vm.gstage, gpa), writable);
+    // What comes from a file stands for no address (gmem.ts).
+    if (!slotPageOfFile(slot, gpa)) visitPage(kvm, vm, slot, gpa, visit);
     gpa = gstageNextMapped(kvm.k, vm.gstage, gpa + 4096, endGpa);
   }
+};
+
+const visitPage = (kvm: Kvm, vm: Vm, slot: MemSlot, gpa: number, visit: SecondaryVisitor): void => {
+  const writable = (gstageFlags(kvm.k, vm.gstage, gpa) & PTE_W) !== 0;
+  visit(mmOfVm(kvm, vm), gpaToHva(slot, gpa), gstagePfn(kvm.k, vm.gstage, gpa), writable);
 };

@@ -20,6 +20,7 @@ import {
   type SecondaryPfn,
 } from '#mm/secondary';
 import { markPageDirty } from './dirty-ring.ts';
+import { gmemFaultIn } from './gmem.ts';
 import {
   GSTAGE_MAX_LEVEL,
   GSTAGE_READ_ONLY,
@@ -30,7 +31,14 @@ import {
   gstageFreeDetached,
   gstageMap,
 } from './gstage.ts';
-import { gpaToHva, type MemSlot, slotAt, slotLogsDirty, slotReadOnly } from './memslot.ts';
+import {
+  gpaToHva,
+  type MemSlot,
+  slotAt,
+  slotLogsDirty,
+  slotPageOfFile,
+  slotReadOnly,
+} from './memslot.ts';
 import { countVm } from './stat.ts';
 import { flushGStageRange } from './tlb.ts';
 import { type Kvm, mmOfVm, type VcpuState, type Vm } from './vm.ts';
@@ -86,7 +94,9 @@ export function* mapGuestPage(
       continue;
     }
     const seq = invalidateSeq(vm.invalidate);
-    const error = yield* faultInPfn(k, mmOfVm(kvm, vm), gpaToHva(slot, gpa), write, scratch);
+    const error = slotPageOfFile(slot, gpa)
+      ? yield* gmemFaultIn(kvm, vm, slot, gpa, scratch)
+      : yield* faultInPfn(k, mmOfVm(kvm, vm), gpaToHva(slot, gpa), write, scratch);
     if (error < 0) return error;
 
     // faultInPfn has yielded last (YP_SECONDARY_PFN). From here to the end of the round nothing

@@ -26,6 +26,7 @@ export type {
 export { mapGuestPage } from './fault.ts';
 export { fdtBlob, fdtCells, fdtCells64, fdtEmpty, fdtStrings } from './fdt.ts';
 export type { FdtNode, FdtProperty } from './fdt.ts';
+export { bindGuestMemfd, KVM_MEMORY_ATTRIBUTE_PRIVATE, setMemoryAttributes } from './gmem.ts';
 export {
   GSTAGE_GPA_LIMIT,
   gstageFlags,

@@ -23,6 +23,7 @@ import {
 } from '#mm';
 import type { Path } from '#mm/secondary';
 import { setDirtyLog } from './dirty-log.ts';
+import { unbindGuestMemfd } from './gmem.ts';
 import { GSTAGE_GPA_LIMIT, gstageUnmapRange } from './gstage.ts';
 import {
   addMemSlot,
@@ -80,6 +81,8 @@ function* change(kvm: Kvm, vm: Vm, region: MemoryRegion): Path<number> {
     return error === 0 ? yield* create(kvm, vm, region) : error;
   }
   const fixed = old.flags ^ flags;
+  // What has a guest_memfd goes, or stays as it is.
+  if (old.gmem !== null) return gpa === old.gpa && fixed === 0 && hva === old.hva ? 0 : -EINVAL;
   if (hva !== old.hva || lenBytes !== old.lenBytes || (fixed & KVM_MEM_READONLY) !== 0)
     return -EINVAL;
   if (gpa !== old.gpa) return meetsSlot(vm, region) ? -EEXIST : yield* move(kvm, vm, old, region);
@@ -148,6 +151,7 @@ const take = (vm: Vm, slot: MemSlot): void => {
 
 function* remove(kvm: Kvm, vm: Vm, slot: MemSlot): Path<number> {
   yield* invalidate(kvm, vm, slot);
+  yield* unbindGuestMemfd(kvm, vm, slot);
   take(vm, slot);
   return 0;
 }

@@ -25,6 +25,18 @@ export interface MemSlot {
   invalid: boolean;
   /** One bit a page, least significant first; null unless KVM_MEM_LOG_DIRTY_PAGES, and with a dirty ring alone. */
   dirty: Int32Array | null;
+  /** The guest_memfd that pages of it come from; null: all come from the hva. */
+  gmem: SlotGmem | null;
+}
+
+/** A slot's part of a guest_memfd (gmem.ts). Plain data. */
+export interface SlotGmem {
+  /** Id of the file; 0: it is gone. */
+  fileId: number;
+  /** Page of the file that the slot begins with. */
+  pgoff: number;
+  /** A bit for each page that comes from the file, least significant first; null: all of them do. */
+  private: Int32Array | null;
 }
 
 /** What a VMM says of a slot. */
@@ -53,7 +65,7 @@ export const addMemSlot = (slots: MemSlot[], config: MemSlotConfig, gpaLimit: nu
     if (other.id === id || (gpa < other.gpa + other.lenBytes && other.gpa < gpa + lenBytes))
       throw new RangeError(`${where}: meets slot ${other.id}`);
   const dirty = (flags & KVM_MEM_LOG_DIRTY_PAGES) !== 0 ? bitmapOf(lenBytes) : null;
-  const slot: MemSlot = { id, gpa, lenBytes, hva, flags, invalid: false, dirty };
+  const slot: MemSlot = { id, gpa, lenBytes, hva, flags, invalid: false, dirty, gmem: null };
   insertMemSlot(slots, slot);
   return slot;
 };
@@ -77,6 +89,18 @@ export const gpaToMemSlot = (slots: readonly MemSlot[], gpa: number): MemSlot | 
 };
 
 export const gpaToHva = (slot: MemSlot, gpa: number): number => slot.hva + (gpa - slot.gpa);
+
+/** Number of a page in its slot. */
+export const slotPageIndex = (slot: MemSlot, gpa: number): number =>
+  Math.floor((gpa - slot.gpa) / PAGE_SIZE);
+
+/** Does the page at `gpa` come from the slot's file, and not from its hva? */
+export const slotPageOfFile = (slot: MemSlot, gpa: number): boolean => {
+  if (slot.gmem === null) return false;
+  if (slot.gmem.private === null) return true;
+  const index = slotPageIndex(slot, gpa);
+  return (readOnce(slot.gmem.private, index >>> 5) & (1 << (index & 31))) !== 0;
+};
 
 export const slotReadOnly = (slot: MemSlot): boolean => (slot.flags & KVM_MEM_READONLY) !== 0;
 

@@ -27,7 +27,7 @@ import {
   gstageUnmap,
   gstageUnmapRange,
 } from './gstage.ts';
-import type { MemSlot } from './memslot.ts';
+import { type MemSlot, slotPageOfFile } from './memslot.ts';
 import { dropPfnCaches, invalidatePfnCaches } from './pfncache.ts';
 import { countIn, countVm } from './stat.ts';
 import { flushGStage, flushGStageRange, guestTlbHolds, stampGuestTlbs } from './tlb.ts';
@@ -91,7 +91,7 @@ const rangeStart = (kvm: Kvm, vm: Vm, range: NotifierRange): void => {
   invalidateBegin(vm.invalidate, first, last);
   for (const slot of vm.slots) {
     const gpa = startInSlot(slot, range.start, range.end);
-    if (gpa >= 0) zapRange(kvm, vm, gpa, endInSlot(slot, range.end), range.event);
+    if (gpa >= 0) zapShared(kvm, vm, slot, gpa, endInSlot(slot, range.end), range.event);
   }
   countVm(vm.stat, 'invalidations');
   countIn(vm.stat.invalidationsByEvent, range.event);
@@ -122,8 +122,26 @@ const age = (kvm: Kvm, vm: Vm, startHva: number, endHva: number, how: Aging): bo
   return young;
 };
 
-/** Removes what is mapped in [gpa, endGpa), and every translation made from it. */
-const zapRange = (kvm: Kvm, vm: Vm, gpa: number, endGpa: number, event: number): void => {
+/** What of [gpa, endGpa) comes from the slot's hva: pages of a guest_memfd have nothing to do with it. */
+const zapShared = (
+  kvm: Kvm,
+  vm: Vm,
+  slot: MemSlot,
+  gpa: number,
+  endGpa: number,
+  event: number,
+): void => {
+  if (slot.gmem === null) {
+    zapRange(kvm, vm, gpa, endGpa, event);
+    return;
+  }
+  if (slot.gmem.private === null) return;
+  for (let at = gpa; at < endGpa; at += PAGE_SIZE)
+    if (!slotPageOfFile(slot, at)) zapRange(kvm, vm, at, at + PAGE_SIZE, event);
+};
+
+/** Removes what is mapped in [gpa, endGpa), and every translation made from it. @param event MMU_NOTIFY_*, to be counted */
+export const zapRange = (kvm: Kvm, vm: Vm, gpa: number, endGpa: number, event: number): void => {
   const { k } = kvm;
   const { stat } = vm;
   const first = gstageNextMapped(k, vm.gstage, gpa, endGpa);

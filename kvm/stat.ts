@@ -49,6 +49,9 @@ export interface VmStat {
   /** Of these, the ones whose frame was in some hart's TLB at that moment; all, and by event. */
   zapsInTlb: number;
   zapsInTlbByEvent: Int32Array;
+  /** Of guest_memfd: faults that asked the file, and changes of the file that met a slot. */
+  gmemFaults: number;
+  gmemInvalidations: number;
   /** Ranges that aging found used, and made old. */
   aged: number;
   /** Caches of frames: looked up, sent back by an invalidation meanwhile, made invalid by one. */
@@ -89,6 +92,8 @@ export const createVmStat = (): VmStat => ({
   zaps: 0,
   zapsInTlb: 0,
   zapsInTlbByEvent: new Int32Array(NR_EVENTS),
+  gmemFaults: 0,
+  gmemInvalidations: 0,
   aged: 0,
   pfnCacheRefreshes: 0,
   pfnCacheRetries: 0,

@@ -12,12 +12,14 @@ import {
   createInvalidateState,
   type InvalidateState,
   type Path,
+  registerGuestMemfdOps,
   registerSecondary,
   registerSecondaryOps,
   unregisterSecondary,
 } from '#mm/secondary';
 import { visitSecondaryEntries } from './audit.ts';
 import { createDirtyRing, type DirtyRing } from './dirty-ring.ts';
+import { guestMemfdOpsOf, unbindAllGuestMemfds } from './gmem.ts';
 import {
   GSTAGE_GPA_LIMIT,
   type GStage,
@@ -147,6 +149,7 @@ export const createKvm = (k: Kernel, harts: readonly Hart[], state?: KvmState): 
     ...notifierOpsOf(kvm),
     visitEntries: (visit, within) => visitSecondaryEntries(kvm, visit, within),
   });
+  registerGuestMemfdOps(k, KVM_NOTIFIER, guestMemfdOpsOf(kvm));
   return kvm;
 };
 
@@ -207,6 +210,7 @@ export const createVm = (kvm: Kvm, mm: MmStruct, config: VmConfig): Vm | number 
 export const destroyVm = (kvm: Kvm, vm: Vm): void => {
   const mm = kvm.k.state.mms.get(vm.mmId);
   if (mm !== undefined && !mm.exited) unregisterSecondary(mm, KVM_NOTIFIER, vm.id);
+  unbindAllGuestMemfds(kvm, vm);
   setField(vm, 'released', true);
   gstageUnmapRange(kvm.k, vm.gstage, 0, GSTAGE_GPA_LIMIT);
   flushGStage(kvm, vm);

@@ -47,6 +47,7 @@ export {
   guestMemfdBind,
   guestMemfdGetPfn,
   guestMemfdUnbind,
+  guestMemfdUnbindAll,
   registerGuestMemfdOps,
 } from './secondary/guestmemfd.ts';
 export { createSecondaryPfns, faultInPfns, releasePfns } from './secondary/range.ts';

@@ -5,11 +5,12 @@
  */
 import { listPush, listRemoveAt } from '#cells';
 import { downWrite, upWrite } from '../cache/rwsem.ts';
-import { EHWPOISON, EINVAL } from '../errno.ts';
+import { EFAULT, EHWPOISON, EINVAL } from '../errno.ts';
 import { folioOf, folioPut, folioTestFlags, folioUnlock } from '../folio/folio.ts';
 import { PG_HWPOISON, pageToPfn } from '../frames/table.ts';
 import { guestMemfdGetFolio } from '../fs/guestmemfd.ts';
 import { guestMemfdState } from '../fs/guestmemfd-state.ts';
+import { mappingGet, mappingPut } from '../fs/mapping.ts';
 import { mayTakeGet } from '../gup/users.ts';
 import { type Path, YP_SECONDARY_PFN } from '../path.ts';
 import { noteGrabPage } from '../provenance/provenance.ts';
@@ -60,10 +61,20 @@ export function* guestMemfdUnbind(
   upWrite(mapping.invalidateLock);
 }
 
+/** All slots of a VM go at once, with the VM: whoever is in the middle of a change finds nobody to tell. */
+export const guestMemfdUnbindAll = (k: Kernel, ops: string, owner: number): void => {
+  for (const object of k.state.mappings.values()) {
+    if (object.kind !== 'gmem') continue;
+    const { bindings } = guestMemfdState(object);
+    for (let at = bindings.length - 1; at >= 0; at--)
+      if (bindings[at]?.ops === ops && bindings[at]?.owner === owner) listRemoveAt(bindings, at);
+  }
+};
+
 /**
  * faultInPfn() for a page of a file, private or shared: it is there when this comes back, and writable.
  * Whether it still is, the invalidate sequence says, as it does of addresses; releasePfn() ends it.
- * @returns 0; -EINVAL beyond the end; -ENOMEM; -EHWPOISON
+ * @returns 0; -EFAULT: the file is gone; -EINVAL beyond the end; -ENOMEM; -EHWPOISON
  */
 export function* guestMemfdGetPfn(
   k: Kernel,
@@ -72,6 +83,17 @@ export function* guestMemfdGetPfn(
   out: SecondaryPfn,
 ): Path<number> {
   clearPfn(out);
+  // The last user may go at any yield: then the file is emptied, and takes no page any more.
+  if (mapping.users <= 0) return -EFAULT;
+  mappingGet(mapping);
+  const error = yield* getPfn(k, mapping, pgoff, out);
+  yield* mappingPut(k, mapping);
+  if (error === 0 && k.watched) yield YP_SECONDARY_PFN;
+  return error;
+}
+
+/** The same, with the file held open. */
+function* getPfn(k: Kernel, mapping: AddressSpace, pgoff: number, out: SecondaryPfn): Path<number> {
   const page = yield* guestMemfdGetFolio(k, mapping, pgoff);
   if (page < 0) return page;
   const folio = folioOf(k, page);
@@ -85,7 +107,5 @@ export function* guestMemfdGetPfn(
   folioUnlock(k, folio);
   if (out.held) noteGrabPage(k, 'get', 'kvm_gmem_get_pfn()', out.user, page, 1);
   else folioPut(k, folio);
-  if (poisoned) return -EHWPOISON;
-  if (k.watched) yield YP_SECONDARY_PFN;
-  return 0;
+  return poisoned ? -EHWPOISON : 0;
 }
