@@ -48,6 +48,7 @@ export interface PersistConfig {
 export interface PersistState {
   media: Uint8Array;
   events: number;
+  counts: Record<PersistEvent, number>;
   failAt: number;
   failed: boolean;
   lines: PendingLineState[];
@@ -55,6 +56,14 @@ export interface PersistState {
   queued: [line: number, event: number][];
   poison: { units: number[]; overwritten: [unit: number, lines: number][] };
 }
+
+const NO_EVENTS: Record<PersistEvent, number> = {
+  store: 0,
+  clean: 0,
+  fence: 0,
+  hint: 0,
+  persist: 0,
+};
 
 /** Stores of one line that are remembered; then the cache writes the line back by itself. */
 const MAX_STORES_OF_LINE = 1024;
@@ -71,6 +80,8 @@ export class PersistDomain implements StoreWatcher {
   readonly media: Uint8Array;
   /** Stores, write-backs, fences, hints and errands of the kernel, so far. */
   events: number;
+  /** The same by kind. */
+  readonly counts: Record<PersistEvent, number>;
   /** Power fails with this event, once its effect is there: nothing that follows is durable. 0: never. */
   failAt: number;
   /** Power has failed. */
@@ -100,6 +111,7 @@ export class PersistDomain implements StoreWatcher {
     if (state !== undefined) this.media.set(state.media);
     this.mediaWords = new Int32Array(this.media.buffer);
     this.events = state?.events ?? 0;
+    this.counts = { ...(state?.counts ?? NO_EVENTS) };
     this.failAt = state?.failAt ?? 0;
     this.failed = state?.failed ?? false;
     this.onEvent = undefined;
@@ -280,6 +292,7 @@ export class PersistDomain implements StoreWatcher {
     return {
       media: this.media.slice(),
       events: this.events,
+      counts: { ...this.counts },
       failAt: this.failAt,
       failed: this.failed,
       lines: [...this.lines].map(([line, { log }]) => ({ line, log: log.slice() })),
@@ -363,6 +376,7 @@ export class PersistDomain implements StoreWatcher {
   }
 
   private happened(kind: PersistEvent, hart: number, line: number): void {
+    this.counts[kind]++;
     this.onEvent?.(kind, hart, line);
     if (this.events === this.failAt) this.failed = true;
   }

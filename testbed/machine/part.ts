@@ -45,6 +45,8 @@ export interface GuestPart {
    * @returns the image
    */
   powerFail?(keeps: (block: number) => boolean): Uint8Array;
+  /** Power has failed at the event that its config names: the machine is to be stopped, and powerFail() called. */
+  readonly powerHasFailed?: boolean;
   /** The guest's process has exited: files and frames that belong to the part go. */
   release(): void;
   /** The run is over, however it ended: files of the user are written back. @throws Error for a file that cannot be */

@@ -3,6 +3,7 @@
  * the kind's own, and plain data.
  */
 import type { GuestPart, PartKind, PartWiring } from '../part.ts';
+import { NVDIMM_PART, type NvdimmPartConfig } from './nvdimm.ts';
 import { RDMA_PART, type RdmaPartConfig } from './rdma.ts';
 import { VIRTIO_BALLOON_PART, type VirtioBalloonPartConfig } from './virtio-balloon.ts';
 import { VIRTIO_BLK_PART, type VirtioBlkPartConfig } from './virtio-blk.ts';
@@ -12,6 +13,7 @@ import { VIRTIO_RNG_PART, type VirtioRngPartConfig } from './virtio-rng.ts';
 
 /** Kind -> how it is made. A new kind of part adds its line here, and its config below. */
 const PART_KINDS = {
+  nvdimm: NVDIMM_PART,
   rdma: RDMA_PART,
   'virtio-balloon': VIRTIO_BALLOON_PART,
   'virtio-blk': VIRTIO_BLK_PART,
@@ -22,6 +24,7 @@ const PART_KINDS = {
 
 /** What is plugged into a guest. */
 export type PartConfig =
+  | NvdimmPartConfig
   | RdmaPartConfig
   | VirtioBalloonPartConfig
   | VirtioBlkPartConfig
