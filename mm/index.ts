@@ -359,7 +359,7 @@ export { procBuddyinfo, procPagetypeinfo, procZoneinfo } from './proc/zones.ts';
 export { HostProcess } from './process.ts';
 export { explainFrame } from './provenance/explain.ts';
 export type { FrameEntry, FrameHolders } from './provenance/explain.ts';
-export { nameGupUser, provenanceStart, provenanceStop } from './provenance/provenance.ts';
+export { freedBy, nameGupUser, provenanceStart, provenanceStop } from './provenance/provenance.ts';
 export type { Hold, Provenance } from './provenance/provenance.ts';
 export { folioTryShareAnonRmap } from './rmap/rmap.ts';
 export { createVmStat } from './stat.ts';

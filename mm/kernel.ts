@@ -67,6 +67,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
       faultSkipsRetry: false,
     },
     currentUser: '',
+    dropping: '',
     task: createTask(),
     pageNumbers: countUpTo(memory.nrPages),
     procMemForce: 'always',

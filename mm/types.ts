@@ -439,6 +439,8 @@ export interface Kernel {
   sabotage: Sabotage;
   /** Who the next call of GUP is for (mm/provenance/); empty: nobody has said. */
   currentUser: string;
+  /** For what the reference that is dropped now is dropped (mm/provenance/); empty: nobody has said. */
+  dropping: string;
   /** Whom the kernel works for: signals that are pending for it end waits and GUP. */
   task: Task;
   /** 0, 1, 2 ...: runs of page numbers to copy from (mm/gup/follow.ts). Never written. */

@@ -17,6 +17,7 @@ import {
 import { PG_DIRTY, PG_WRITEBACK } from '../frames/table.ts';
 import { operationsOf } from '../fs/operations.ts';
 import { tracksDirty } from '../gup/vma-check.ts';
+import { dropFor } from '../provenance/provenance.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 
 /** Its pages are the file's no longer. References of the cache: of hugetlb one, else one for each page. */
@@ -38,7 +39,11 @@ export const filemapRemoveFolio = (
   mapping: AddressSpace,
   pgoff: number,
   folio: number,
-): void => folioPut(k, folio, dropFromPages(k, mapping, pgoff, folio));
+): void => {
+  dropFor(k, `file ${mapping.id}, which gave it up`);
+  folioPut(k, folio, dropFromPages(k, mapping, pgoff, folio));
+  dropFor(k, '');
+};
 
 /** A locked folio is about to go whatever is in it: what was promised for it is given back, and it is not dirty. */
 export const filemapInvalidateFolio = (k: Kernel, mapping: AddressSpace, folio: number): void => {

@@ -24,6 +24,7 @@ import { freeHugetlbFolio } from '../hugetlb/pool.ts';
 import { ksmPageFreed } from '../ksm/node.ts';
 import { lruListDel } from '../lru/list.ts';
 import { type Path, YP_WAIT } from '../path.ts';
+import { noteFreed } from '../provenance/provenance.ts';
 import type { Kernel } from '../types.ts';
 import {
   folioEntireMapcount,
@@ -113,6 +114,7 @@ const freeFolio = (k: Kernel, folio: number): void => {
   if ((flags & PG_LRU) !== 0) lruListDel(k, folio);
   if ((flags & PG_KSM) !== 0) ksmPageFreed(k, folio);
   if (order > 0) folioUnprepLarge(k, folio, order);
+  if (k.state.provenance !== null) noteFreed(k, folio, 1 << order);
   freePages(k, folio, order);
 };
 

@@ -21,6 +21,7 @@ import { folioTestLarge } from '../folio/large.ts';
 import { dropPins, isZeroFolio } from '../folio/pin.ts';
 import type { Path } from '../path.ts';
 import {
+  dropFor,
   noteRelease,
   noteReleasePage,
   noteReleaseRange,
@@ -106,6 +107,7 @@ export const unpinUserPages = (k: Kernel, pages: Int32Array, nrPages: number): v
   sanityCheckPinnedPages(k, pages, nrPages);
   noteRelease(k, 'pin', pages, nrPages);
   gupFastUnpinUserPages(k, pages, nrPages);
+  dropFor(k, '');
 };
 
 /** Drops and counts `n` pins of one folio. */
@@ -119,6 +121,7 @@ const dropFolioPins = (k: Kernel, folio: number, n: number): void => {
 export const unpinUserFolio = (k: Kernel, folio: number, n: number): void => {
   noteReleasePage(k, 'pin', folio, n);
   dropFolioPins(k, folio, n);
+  dropFor(k, '');
 };
 
 /** Drops one pin of one page. */
@@ -126,6 +129,7 @@ export const unpinUserPage = (k: Kernel, page: number): void => {
   if (k.checked && !pinsMayBeShared(k)) checkPinnedPage(k, page);
   noteReleasePage(k, 'pin', page, 1);
   dropFolioPins(k, folioOf(k, page), 1);
+  dropFor(k, '');
 };
 
 /** Drops the one pin of a folio that memfdPinFolios took. */
@@ -174,6 +178,7 @@ export function* unpinUserPagesDirtyLock(
     if (!folioTestDirty(k, folio)) yield* markDirtyLocked(k, folio);
     if (k.state.provenance !== null) noteRelease(k, 'pin', pages.subarray(i, end), end - i, user);
     dropFolioPins(k, folio, end - i);
+    dropFor(k, '');
     i = end;
   }
 }
@@ -192,6 +197,7 @@ export function* unpinUserPageRangeDirtyLock(
     if (makeDirty && !folioTestDirty(k, folio)) yield* markDirtyLocked(k, folio);
     noteReleaseRange(k, 'pin', at, end - at, user);
     dropFolioPins(k, folio, end - at);
+    dropFor(k, '');
     at = end;
   }
 }

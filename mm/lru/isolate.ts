@@ -10,6 +10,7 @@ import { PG_ISOLATED, PG_LRU } from '../frames/table.ts';
 import type { Kernel } from '../types.ts';
 import { folioAddLru } from './batch.ts';
 import { lruListDel } from './list.ts';
+import { dropFor } from '../provenance/provenance.ts';
 
 /** Takes a folio off its list, with a reference. @returns false: it is on none, because it waits in a batch or is isolated */
 export const folioIsolateLru = (k: Kernel, folio: number): boolean => {
@@ -30,5 +31,7 @@ export const folioPutbackLru = (k: Kernel, folio: number): void => {
 /** The folio has been moved or emptied: the reference goes, and it is not put back. */
 export const folioDropIsolated = (k: Kernel, folio: number): void => {
   folioClearFlags(k, folio, PG_ISOLATED);
+  dropFor(k, 'migration or reclaim');
   folioPut(k, folio);
+  dropFor(k, '');
 };

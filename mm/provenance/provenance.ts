@@ -49,6 +49,8 @@ export interface Provenance {
   unmatched: number;
   /** Page -> who of those that held it for writing has given it back last. */
   writers: Map<number, string>;
+  /** Page -> for what its last reference was dropped, when it was freed last. */
+  freed: Map<number, string>;
 }
 
 /** Begins to record, from nothing. What is held already stays unexplained. */
@@ -58,8 +60,29 @@ export const provenanceStart = (k: Kernel): void => {
     calls: 0,
     unmatched: 0,
     writers: new Map(),
+    freed: new Map(),
   });
 };
+
+/**
+ * What is dropped from here on is dropped for `why`, in case it is the last reference; an empty text
+ * ends that. Without a yield between.
+ */
+export const dropFor = (k: Kernel, why: string): void => {
+  if (k.state.provenance !== null) k.dropping = why;
+};
+
+/** The folio is freed: for what its last reference was dropped. */
+export const noteFreed = (k: Kernel, folio: number, nrPages: number): void => {
+  const { provenance } = k.state;
+  if (provenance === null) return;
+  const why = k.dropping === '' ? 'its last user' : k.dropping;
+  for (let page = folio; page < folio + nrPages; page++) mapSet(provenance.freed, page, why);
+};
+
+/** For what a page was freed last; undefined: never, or nothing was recorded. */
+export const freedBy = (k: Kernel, page: number): string | undefined =>
+  k.state.provenance?.freed.get(page);
 
 export const provenanceStop = (k: Kernel): void => setField(k.state, 'provenance', null);
 
@@ -182,6 +205,7 @@ export const noteRelease = (
   user = takeGupUser(k),
 ): void => {
   if (k.state.provenance === null) return;
+  if (kind === 'pin') dropFor(k, unpinningBy(user));
   for (let i = 0; i < n; i++) if (pages[i]! >= 0) dropHold(k, kind, user, pages[i]!, 1);
 };
 
@@ -194,6 +218,7 @@ export const noteReleaseRange = (
   user = takeGupUser(k),
 ): void => {
   if (k.state.provenance === null) return;
+  if (kind === 'pin') dropFor(k, unpinningBy(user));
   for (let at = page; at < page + n; at++) dropHold(k, kind, user, at, 1);
 };
 
@@ -205,8 +230,13 @@ export const noteReleasePage = (
   n: number,
   user = takeGupUser(k),
 ): void => {
-  if (k.state.provenance !== null) dropHold(k, kind, user, page, n);
+  if (k.state.provenance === null) return;
+  if (kind === 'pin') dropFor(k, unpinningBy(user));
+  dropHold(k, kind, user, page, n);
 };
+
+const unpinningBy = (user: string): string =>
+  `the unpinning by ${user === '' ? 'nobody who said' : user}`;
 
 /**
  * Whose are they? Those of the user who was named (nameGupUser); without a name, or where he has

@@ -47,7 +47,7 @@ import {
   tableEnd,
   walkPte,
 } from '../pgtable/walk.ts';
-import { noteZap } from '../provenance/provenance.ts';
+import { dropFor, noteZap } from '../provenance/provenance.ts';
 import { folioRemoveRmap, folioRemoveRmapPmd } from '../rmap/rmap.ts';
 import { freeSwapAndCache, freeSwapCache } from '../swap/cache.ts';
 import { splitHugePmd } from '../thp/split-pmd.ts';
@@ -221,11 +221,13 @@ export function* zapRange(
     if (flush) flushTlbRange(k, mm, from, to);
     if (k.watched) yield YP_PROTECT;
     if (!flush) flushTlbRange(k, mm, from, to);
+    dropFor(k, `the unmapping of mm ${mm.id}`);
     for (const folio of gather) {
       munlockVmaFolio(k, folio, vma);
       freeSwapCache(k, folio);
       folioPut(k, folio);
     }
+    dropFor(k, '');
     gather.length = 0;
   }
   if (range !== null) {
