@@ -134,7 +134,8 @@ export function* mapGuestPage(
     }
     // Dirty at installation, under the lock: later would race with writeback that the notifier has
     // already passed on (compare kvm_release_faultin_page()).
-    if (writable) markPageDirty(slot, gpa, vcpu);
+    // An entry that was there was logged when it was made.
+    if (writable && result !== GSTAGE_UNCHANGED) markPageDirty(slot, gpa, vcpu);
     releasePfn(k, scratch, writable, true);
     return 0;
   }
