@@ -313,6 +313,7 @@ const acknowledge = (nic: NicContext, qp: RdmaQp, psn: number): boolean => {
 const moveUnacked = (nic: NicContext, qp: RdmaQp, psn: number): void => {
   if (psnDiff(psn, qp.unackedPsn) <= 0) return;
   qp.unackedPsn = psn;
+  qp.retrying = false;
   qp.retriesLeft = qp.retries;
   qp.rnrLeft = qp.rnrRetries;
   clearTimer(nic, qp);
@@ -414,8 +415,13 @@ const failAt = (nic: NicContext, qp: RdmaQp, psn: number, status: number): void 
   }
 };
 
-/** Sends again from `psn` on, which the retries have to allow. */
+/**
+ * Sends again from `psn` on, which the retries have to allow. Once for each loss: what is on its way
+ * already would say the same again and again, until something comes that is new, or the time is over.
+ */
 const retry = (nic: NicContext, qp: RdmaQp, psn: number): void => {
+  if (qp.retrying) return;
+  qp.retrying = true;
   nic.s.counters.retries++;
   if (qp.retriesLeft === 0) {
     failAt(nic, qp, qp.unackedPsn, WC_RETRY_EXC_ERR);
@@ -474,5 +480,6 @@ const clearTimer = (nic: NicContext, qp: RdmaQp): void => {
 export const timedOut = (nic: NicContext, qp: RdmaQp): void => {
   qp.timerSet = false;
   if (qp.state !== QPS_RTS || qp.rnrWait || psnDiff(qp.sentPsn, qp.unackedPsn) <= 0) return;
+  qp.retrying = false;
   retry(nic, qp, qp.unackedPsn);
 };

@@ -120,6 +120,8 @@ export interface RdmaQp {
   unackedPsn: number;
   retriesLeft: number;
   rnrLeft: number;
+  /** Something is being sent again, and nothing has been heard since. */
+  retrying: boolean;
   /** An event for the timeout is on the clock. */
   timerSet: boolean;
   /** The other end was not ready: nothing is sent before an event. */
@@ -252,6 +254,7 @@ export const createQp = (qpn: number): RdmaQp => ({
   unackedPsn: 0,
   retriesLeft: 0,
   rnrLeft: 0,
+  retrying: false,
   timerSet: false,
   rnrWait: false,
   expectedPsn: 0,
