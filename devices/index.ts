@@ -13,6 +13,25 @@ export type {
 export { DMA_DESC_BYTES, DMA_SG_BYTES } from './dma-ring.ts';
 export { Finisher } from './finisher.ts';
 export type { FinisherConfig, FinishRequest } from './finisher.ts';
+export {
+  ATS_ABORT,
+  ATS_SUCCESS,
+  ATS_UNSUPPORTED,
+  createAtsCompletion,
+  PRG_FAILURE,
+  PRG_INVALID,
+  PRG_SUCCESS,
+} from './iommu/ats.ts';
+export type { AtsCompletion, AtsDevice, AtsRequest, PageRequest } from './iommu/ats.ts';
+export { Atc } from './iommu/atc.ts';
+export type { AtcState, AtcVisitor } from './iommu/atc.ts';
+export { ATS_TIMEOUT } from './iommu/ats-unit.ts';
+export type { AtsInvalidation } from './iommu/command-queue.ts';
+export { Iommu, IOMMU_MRIF } from './iommu/iommu.ts';
+export type { IommuConfig, IommuState } from './iommu/iommu.ts';
+export type { IoSpace, IotlbVisitor } from './iommu/iotlb.ts';
+export { IommuPort } from './iommu/port.ts';
+export type { IommuPortConfig } from './iommu/port.ts';
 export { Ns16550 } from './ns16550.ts';
 export type { Ns16550Config, Ns16550State } from './ns16550.ts';
 export {
