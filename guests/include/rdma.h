@@ -75,6 +75,7 @@
 #define RDMA_OK 0
 #define RDMA_FLUSHED 5
 #define RDMA_REMOTE_ACCESS 10
+#define RDMA_RETRIES_EXCEEDED 12
 
 struct rdma_sge {
     unsigned long address;
