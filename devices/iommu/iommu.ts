@@ -26,35 +26,25 @@ import {
   type PhysMemory,
   PTE_R,
   PTE_W,
-  PTE_X,
 } from '#emu';
 import type { AtsCompletion, AtsDevice, AtsRequest, PageRequest } from './ats.ts';
 import { AtsUnit, type AtsUnitState } from './ats-unit.ts';
 import { type AtsInvalidation, CommandQueue, type CommandTarget } from './command-queue.ts';
+import { DebugRequests, type DebugState } from './debug.ts';
 import type { DirectoryState } from './directory.ts';
 import { FAULT_RECORD_BYTES, faultRecord, PAGE_RECORD_BYTES, reportedWithDtf } from './fault.ts';
 import { Hpm, type HpmState } from './hpm.ts';
 import { IommuInterrupts, type IommuInterruptState } from './interrupts.ts';
-import { IOTLB_R, IOTLB_W, type IotlbState, type IotlbVisitor, LEVEL_BARE } from './iotlb.ts';
+import { IOTLB_R, IOTLB_W, type IotlbState, type IotlbVisitor } from './iotlb.ts';
 import { MSI_MRIF, storeMrif } from './msi.ts';
-import {
-  type QueueRegisters,
-  RecordQueue,
-  type RecordQueueState,
-  writeQueueBase,
-} from './queues.ts';
+import { type QueueRegisters, RecordQueue, type RecordQueueState } from './queues.ts';
+import { RegisterFile } from './register-file.ts';
 import * as reg from './registers.ts';
 import * as s from './structures.ts';
 import { IoTranslator } from './translate.ts';
 
 /** spa(): the access is an MSI into a memory-resident interrupt file; writeMsi() carries it out. */
 export const IOMMU_MRIF = -3;
-
-/** Physical addresses have 56 bits. */
-const PAS = 56;
-const TR_REQ_LO_MASK = ~0xff0;
-const TR_REQ_HI_MASK = 0xffff_ff01;
-const PTE_PPN_SHIFT_LO = 10;
 
 export interface IommuConfig {
   memory: PhysMemory;
@@ -72,11 +62,8 @@ export interface IommuConfig {
 
 /** What a saved machine keeps of the IOMMU. */
 export interface IommuState {
-  ddtpLo: number;
-  ddtpHi: number;
-  trReqIova: [number, number];
-  trReqCtl: [number, number];
-  trResponse: [number, number];
+  ddtp: { ddtpLo: number; ddtpHi: number };
+  debug: DebugState;
   commands: QueueRegisters;
   faults: RecordQueueState;
   pages: RecordQueueState;
@@ -98,12 +85,8 @@ export class Iommu implements MmioDevice, CommandTarget {
   private readonly hpm: Hpm;
   private readonly ats: AtsUnit;
   private readonly listeners: (() => void)[];
-  private readonly capabilitiesLo: number;
-  private ddtpLo: number;
-  private ddtpHi: number;
-  private trReqIova: [number, number];
-  private trReqCtl: [number, number];
-  private trResponse: [number, number];
+  private readonly debug: DebugRequests;
+  private readonly registers: RegisterFile;
   private running: boolean;
 
   constructor(config: IommuConfig) {
@@ -133,26 +116,26 @@ export class Iommu implements MmioDevice, CommandTarget {
       onSettled: () => this.runCommands(),
     });
     this.listeners = [];
-    this.capabilitiesLo =
-      reg.CAP_VERSION_1_0 |
-      reg.CAP_SV39 |
-      reg.CAP_SV48 |
-      reg.CAP_SV57 |
-      reg.CAP_SV39X4 |
-      reg.CAP_SV48X4 |
-      reg.CAP_SV57X4 |
-      (extended ? reg.CAP_MSI_FLAT | reg.CAP_MSI_MRIF | reg.CAP_AMO_MRIF : 0) |
-      reg.CAP_AMO_HWAD |
-      reg.CAP_ATS |
-      reg.CAP_T2GPA |
-      reg.CAP_IGS_BOTH |
-      reg.CAP_HPM |
-      reg.CAP_DBG;
-    this.ddtpLo = reg.DDTP_MODE_BARE;
-    this.ddtpHi = 0;
-    this.trReqIova = [0, 0];
-    this.trReqCtl = [0, 0];
-    this.trResponse = [0, 0];
+    this.debug = new DebugRequests(
+      (deviceId, processId, supervisor, iova, need, ttyp) => {
+        const spa = this.request(deviceId, processId, supervisor, iova, need, ttyp);
+        return spa === IOMMU_MRIF ? this.translator.msi.spa : spa;
+      },
+      () => this.translator.level,
+    );
+    this.registers = new RegisterFile(
+      {
+        commands: this.commands,
+        faults: this.faults,
+        pages: this.pages,
+        interrupts: this.interrupts,
+        hpm: this.hpm,
+        debug: this.debug,
+        onDdtp: (mode, rootPpn) => this.translator.setDirectory(mode, rootPpn),
+        runCommands: () => this.runCommands(),
+      },
+      extended,
+    );
     this.running = false;
     port.onReady?.(() => this.ready());
   }
@@ -298,7 +281,7 @@ export class Iommu implements MmioDevice, CommandTarget {
     this.pages.flush();
     this.interrupts.send();
     this.runCommands();
-    this.runDebugRequest();
+    this.debug.run();
     for (const listener of this.listeners) listener();
   }
 
@@ -357,214 +340,19 @@ export class Iommu implements MmioDevice, CommandTarget {
   /* ---- registers ---- */
 
   read(offset: number, sizeBytes: number): number {
-    if (sizeBytes !== 4 || (offset & 3) !== 0) return 0;
-    this.runDebugRequest();
-    return this.readWord(offset) >>> 0;
-  }
-
-  private readWord(offset: number): number {
-    switch (offset) {
-      case reg.IOMMU_REG_CAPABILITIES:
-        return this.capabilitiesLo;
-      case reg.IOMMU_REG_CAPABILITIES + 4:
-        return PAS | reg.CAP_HI_PD8 | reg.CAP_HI_PD17 | reg.CAP_HI_PD20;
-      case reg.IOMMU_REG_FCTL:
-        return this.interrupts.wsi ? reg.FCTL_WSI : 0;
-      case reg.IOMMU_REG_DDTP:
-        return this.ddtpLo;
-      case reg.IOMMU_REG_DDTP + 4:
-        return this.ddtpHi;
-      case reg.IOMMU_REG_CQCSR:
-        return this.commands.r.csr;
-      case reg.IOMMU_REG_FQCSR:
-        return this.faults.r.csr;
-      case reg.IOMMU_REG_PQCSR:
-        return this.pages.r.csr;
-      case reg.IOMMU_REG_IPSR:
-        return this.interrupts.ipsr;
-      case reg.IOMMU_REG_IOCOUNTOVF:
-        return this.hpm.iocountovf;
-      case reg.IOMMU_REG_IOCOUNTINH:
-        return this.hpm.iocountinh;
-      case reg.IOMMU_REG_IOHPMCYCLES:
-      case reg.IOMMU_REG_IOHPMCYCLES + 4:
-        return this.hpm.readCycles((offset & 4) !== 0);
-      case reg.IOMMU_REG_ICVEC:
-        return this.interrupts.icvec;
-      default:
-        return this.readArray(offset);
-    }
-  }
-
-  /** Registers of which there are several alike. */
-  private readArray(offset: number): number {
-    const half = (offset & 4) >>> 2;
-    if (offset >= reg.IOMMU_REG_CQB && offset <= reg.IOMMU_REG_PQT) {
-      const { r, field } = this.queueRegister(offset);
-      return r[field];
-    }
-    if (offset >= reg.IOMMU_REG_IOHPMCTR && offset < reg.IOMMU_REG_IOHPMEVT)
-      return this.hpm.readCounter((offset - reg.IOMMU_REG_IOHPMCTR) >>> 2);
-    if (offset >= reg.IOMMU_REG_IOHPMEVT && offset < reg.IOMMU_REG_TR_REQ_IOVA)
-      return this.hpm.readEvent((offset - reg.IOMMU_REG_IOHPMEVT) >>> 2);
-    if (offset >= reg.IOMMU_REG_MSI_CFG_TBL && offset < reg.IOMMU_REG_END)
-      return this.interrupts.readTable((offset - reg.IOMMU_REG_MSI_CFG_TBL) >>> 2);
-    switch (offset - 4 * half) {
-      case reg.IOMMU_REG_TR_REQ_IOVA:
-        return this.trReqIova[half]!;
-      case reg.IOMMU_REG_TR_REQ_CTL:
-        return this.trReqCtl[half]!;
-      case reg.IOMMU_REG_TR_RESPONSE:
-        return this.trResponse[half]!;
-      default:
-        return 0;
-    }
-  }
-
-  /** Which register of which ring: base, head and tail of the three follow each other. */
-  private queueRegister(offset: number): { r: QueueRegisters; field: keyof QueueRegisters } {
-    const rings = [this.commands.r, this.faults.r, this.pages.r] as const;
-    const fields = ['baseLo', 'baseHi', 'head', 'tail'] as const;
-    const word = (offset - reg.IOMMU_REG_CQB) >>> 2;
-    return { r: rings[word >>> 2] ?? rings[0], field: fields[word & 3] ?? 'tail' };
+    return this.registers.read(offset, sizeBytes);
   }
 
   write(offset: number, sizeBytes: number, value: number): void {
-    if (sizeBytes !== 4 || (offset & 3) !== 0) return;
-    // The high half of the debug request comes after the low one where the bus splits a store.
-    if (offset !== reg.IOMMU_REG_TR_REQ_CTL + 4) this.runDebugRequest();
-    switch (offset) {
-      case reg.IOMMU_REG_FCTL:
-        this.interrupts.wsi = (value & reg.FCTL_WSI) !== 0;
-        break;
-      case reg.IOMMU_REG_DDTP:
-      case reg.IOMMU_REG_DDTP + 4:
-        this.writeDdtp((offset & 4) !== 0, value);
-        break;
-      case reg.IOMMU_REG_CQT:
-        this.commands.writeTail(value);
-        this.runCommands();
-        break;
-      case reg.IOMMU_REG_FQH:
-        this.faults.writeHead(value);
-        break;
-      case reg.IOMMU_REG_PQH:
-        this.pages.writeHead(value);
-        break;
-      case reg.IOMMU_REG_CQCSR:
-        this.commands.writeCsr(value);
-        this.runCommands();
-        break;
-      case reg.IOMMU_REG_FQCSR:
-        this.faults.writeCsr(value);
-        break;
-      case reg.IOMMU_REG_PQCSR:
-        this.pages.writeCsr(value);
-        break;
-      case reg.IOMMU_REG_IPSR:
-        this.interrupts.acknowledge(value);
-        this.commands.checkInterrupt();
-        this.faults.checkInterrupt();
-        this.pages.checkInterrupt();
-        break;
-      case reg.IOMMU_REG_IOCOUNTINH:
-        this.hpm.iocountinh = value;
-        break;
-      case reg.IOMMU_REG_IOHPMCYCLES:
-      case reg.IOMMU_REG_IOHPMCYCLES + 4:
-        this.hpm.writeCycles((offset & 4) !== 0, value);
-        break;
-      case reg.IOMMU_REG_ICVEC:
-        this.interrupts.icvec = value;
-        break;
-      default:
-        this.writeArray(offset, value);
-    }
-  }
-
-  private writeArray(offset: number, value: number): void {
-    const half = (offset & 4) >>> 2;
-    if (offset >= reg.IOMMU_REG_CQB && offset <= reg.IOMMU_REG_PQT) {
-      const { r, field } = this.queueRegister(offset);
-      if (field === 'baseLo' || field === 'baseHi') writeQueueBase(r, half === 1, value);
-    } else if (offset >= reg.IOMMU_REG_IOHPMCTR && offset < reg.IOMMU_REG_IOHPMEVT)
-      this.hpm.writeCounter((offset - reg.IOMMU_REG_IOHPMCTR) >>> 2, value);
-    else if (offset >= reg.IOMMU_REG_IOHPMEVT && offset < reg.IOMMU_REG_TR_REQ_IOVA)
-      this.hpm.writeEvent((offset - reg.IOMMU_REG_IOHPMEVT) >>> 2, value);
-    else if (offset >= reg.IOMMU_REG_MSI_CFG_TBL && offset < reg.IOMMU_REG_END)
-      this.interrupts.writeTable((offset - reg.IOMMU_REG_MSI_CFG_TBL) >>> 2, value);
-    else if (offset - 4 * half === reg.IOMMU_REG_TR_REQ_IOVA) this.trReqIova[half] = value;
-    else if (offset === reg.IOMMU_REG_TR_REQ_CTL) this.trReqCtl[0] = value & TR_REQ_LO_MASK;
-    else if (offset === reg.IOMMU_REG_TR_REQ_CTL + 4) this.trReqCtl[1] = value & TR_REQ_HI_MASK;
-  }
-
-  private writeDdtp(high: boolean, value: number): void {
-    if (high) this.ddtpHi = value & reg.PPN_HI_MASK;
-    else {
-      const mode = value & reg.DDTP_MODE_MASK;
-      const legal = mode <= reg.DDTP_MODE_3LVL ? mode : this.ddtpLo & reg.DDTP_MODE_MASK;
-      this.ddtpLo = (value & reg.PPN_LO_MASK) | legal;
-    }
-    this.applyDdtp();
-  }
-
-  private applyDdtp(): void {
-    const { translator } = this;
-    translator.mode = this.ddtpLo & reg.DDTP_MODE_MASK;
-    translator.rootPpn = this.ddtpHi * 2 ** 22 + (this.ddtpLo >>> 10);
-    translator.forgetStreams();
-  }
-
-  /**
-   * Carries out the request of tr_req_ctl, if there is one: at the next access to a register, when both
-   * halves have been written. One that has to wait stays, with Go set.
-   */
-  private runDebugRequest(): void {
-    const lo = this.trReqCtl[0];
-    if ((lo & reg.TR_REQ_GO) === 0) return;
-    const hi = this.trReqCtl[1];
-    const deviceId = hi >>> reg.TR_REQ_HI_DID_SHIFT;
-    const processId = (hi & reg.TR_REQ_HI_PV) !== 0 ? lo >>> reg.TR_REQ_PID_SHIFT : -1;
-    const exec = (lo & reg.TR_REQ_EXE) !== 0;
-    const readOnly = (lo & reg.TR_REQ_NW) !== 0;
-    const need: Need = exec ? PTE_X : readOnly ? PTE_R : PTE_W;
-    const ttyp = exec
-      ? s.TTYP_UNTRANSLATED_EXEC
-      : readOnly
-        ? s.TTYP_UNTRANSLATED_READ
-        : s.TTYP_UNTRANSLATED_WRITE;
-    const iova = (this.trReqIova[1] >>> 0) * 2 ** 32 + (this.trReqIova[0] >>> 0);
-    const spa = this.request(deviceId, processId, (lo & reg.TR_REQ_PRIV) !== 0, iova, need, ttyp);
-    if (spa === DMA_WAIT) return;
-    this.trReqCtl[0] = lo & ~reg.TR_REQ_GO;
-    if (spa === DMA_FAULT) {
-      this.trResponse = [reg.TR_RESPONSE_FAULT, 0];
-      return;
-    }
-    const { level, msi } = this.translator;
-    let ppn = Math.floor((spa === IOMMU_MRIF ? msi.spa : spa) / 4096);
-    const large = spa !== IOMMU_MRIF && level > 0 && level < LEVEL_BARE;
-    if (large) {
-      // The size in unary, in the bits of the page number that it leaves free.
-      const pages = 2 ** (9 * level);
-      ppn += pages / 2 - 1 - (ppn % pages);
-    }
-    const ppnLo = (ppn % 2 ** 22) * 2 ** PTE_PPN_SHIFT_LO;
-    this.trResponse = [
-      ppnLo | (large ? reg.TR_RESPONSE_S : 0),
-      Math.floor(ppn / 2 ** 22) & reg.PPN_HI_MASK,
-    ];
+    this.registers.write(offset, sizeBytes, value);
   }
 
   /* ---- saved machines ---- */
 
   save(): IommuState {
     return {
-      ddtpLo: this.ddtpLo,
-      ddtpHi: this.ddtpHi,
-      trReqIova: [...this.trReqIova],
-      trReqCtl: [...this.trReqCtl],
-      trResponse: [...this.trResponse],
+      ddtp: this.registers.save(),
+      debug: this.debug.save(),
       commands: { ...this.commands.r },
       faults: this.faults.save(),
       pages: this.pages.save(),
@@ -578,11 +366,7 @@ export class Iommu implements MmioDevice, CommandTarget {
 
   /** Everything as save() has described it; lines are where their other ends have them. */
   restore(state: IommuState): void {
-    this.ddtpLo = state.ddtpLo;
-    this.ddtpHi = state.ddtpHi;
-    this.trReqIova = [...state.trReqIova];
-    this.trReqCtl = [...state.trReqCtl];
-    this.trResponse = [...state.trResponse];
+    this.debug.restore(state.debug);
     Object.assign(this.commands.r, state.commands);
     this.faults.restore(state.faults);
     this.pages.restore(state.pages);
@@ -591,7 +375,7 @@ export class Iommu implements MmioDevice, CommandTarget {
     this.ats.restore(state.ats);
     this.translator.directory.restore(state.directory);
     this.translator.iotlb.restore(state.iotlb);
-    this.applyDdtp();
+    this.registers.restore(state.ddtp);
   }
 }
 

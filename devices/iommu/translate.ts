@@ -144,6 +144,13 @@ export class IoTranslator {
       : -1;
   }
 
+  /** ddtp: DDTP_MODE_*, and the page of the directory's root. What is cached stays. */
+  setDirectory(mode: number, rootPpn: number): void {
+    this.mode = mode;
+    this.rootPpn = rootPpn;
+    this.forgetStreams();
+  }
+
   /** Contexts or spaces have changed: fast() knows none any more. */
   forgetStreams(): void {
     this.recentDevice.fill(-1);
