@@ -15,7 +15,7 @@ import {
   extentForget,
   extentMkfs,
   extentSetSize,
-  extentWrite,
+  fileWrite,
   type Kernel,
   mappingPut,
   pmemDeviceCreate,
@@ -70,7 +70,7 @@ const makeFsdax = (k: Kernel, name: string, bytes: Uint8Array): NvdimmFrames => 
   const file = extentCreate(k, fs);
   must('ftruncate', drive(extentSetSize(k, file, bytes.length)));
   for (let at = 0; at < bytes.length; at += CHUNK_BYTES)
-    must('write', drive(extentWrite(k, file, at, bytes.subarray(at, at + CHUNK_BYTES))));
+    must('write', drive(fileWrite(k, file, at, bytes.subarray(at, at + CHUNK_BYTES))));
   must('fsync', drive(vfsFsync(k, file)));
   const extents = file.inode?.extents ?? [];
   const first = extents[0]?.block ?? -1;
