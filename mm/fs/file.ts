@@ -10,6 +10,7 @@ import type { Path } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import { daxRead, daxWrite } from './dax/rw.ts';
 import { extentRead, extentWrite } from './extent/file.ts';
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, guestMemfdFallocate } from './guestmemfd.ts';
 import { punchFile, resizeFile, zeroFile } from './resize.ts';
 import { shmemRead, shmemWrite } from './shmem.ts';
 import { shmemPunchHole, shmemTruncate } from './shmem-range.ts';
@@ -81,6 +82,10 @@ export function* filePunchHole(
   switch (mapping.kind) {
     case 'shmem':
       return yield* shmemPunchHole(k, mapping, startByte, endByte);
+    case 'gmem': {
+      const mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
+      return yield* guestMemfdFallocate(k, mapping, mode, startByte, endByte - startByte);
+    }
     case 'hugetlbfs':
       return yield* hugetlbPunchHole(k, mapping, startByte, endByte);
     case 'extent':

@@ -40,6 +40,13 @@ const IMPOSSIBLE: Record<Kind, Partial<Record<KindEvent, string>>> = {
     split: SMALL,
     offline: NOT_RAM,
   },
+  gmem: {
+    swap: 'mapping_unevictable(): reclaim does not look at guest_memfd',
+    ksm: SHARED,
+    writeback: NO_WRITEBACK,
+    collapse: NOT_HUGE_FILE,
+    split: SMALL,
+  },
   devdax: {
     migrate: DEVICE,
     swap: DEVICE,

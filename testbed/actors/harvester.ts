@@ -37,6 +37,8 @@ export class Harvester extends Activity {
 
   private *harvest(): Path<void> {
     for (const slot of this.vm.slots) {
+      // Nothing of a guest_memfd is logged.
+      if (slot.gmem !== null) continue;
       const digests = this.digests.get(slot.id);
       if (digests === undefined) {
         setDirtyLog(this.kvm, this.vm, slot, true);

@@ -6,6 +6,7 @@
  *   shmem     a memfd, shared                          hugetlb  a file of 2 MiB pages, shared
  *   file      an ordinary file of the extent file system on a disk, shared: writes are tracked
  *   fsdax     a file on persistent memory              devdax   the whole of a persistent memory
+ *   gmem      a guest_memfd, all of it shared: the guest's pages come from the file, not from the mapping
  */
 import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
@@ -22,6 +23,9 @@ import {
   extentForget,
   extentMkfs,
   extentSetSize,
+  GUEST_MEMFD_FLAG_INIT_SHARED,
+  GUEST_MEMFD_FLAG_MMAP,
+  guestMemfdCreate,
   HPAGE_PMD_NR,
   HPAGE_PMD_ORDER,
   HPAGE_PMD_SIZE,
@@ -59,6 +63,7 @@ export const BACKING_KINDS = [
   'file',
   'fsdax',
   'devdax',
+  'gmem',
 ] as const;
 
 export type BackingKind = (typeof BACKING_KINDS)[number];
@@ -165,6 +170,11 @@ export const makeBacking = (
     case 'devdax':
       add(lenBytes, must('device-dax', deviceDaxCreate(k, nrPages)));
       break;
+    case 'gmem': {
+      const flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
+      add(lenBytes, must('guest_memfd', guestMemfdCreate(k, lenBytes, flags)));
+      break;
+    }
   }
   return backing;
 };

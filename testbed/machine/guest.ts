@@ -34,6 +34,7 @@ import {
 } from '#emu';
 import {
   addMmioRegion,
+  bindGuestMemfd,
   createVm,
   gpaToHva,
   gpaToMemSlot,
@@ -48,7 +49,7 @@ import {
   vmWriteGuest,
 } from '#kvm';
 import { drive, type Kernel, type MmStruct, mmCreate } from '#mm';
-import type { GuestRange } from '../actors/targets.ts';
+import { fileById, type GuestRange } from '../actors/targets.ts';
 import { type Backing, GUEST_RAM_HVA, makeBacking, releaseBacking } from './backing.ts';
 import { LineConsole, type LineListener } from './console.ts';
 import { GUEST_RAM_GPA, type GuestConfig } from './guest-config.ts';
@@ -305,8 +306,12 @@ const makeMemory = (config: GuestConfig, wiring: GuestWiring): GuestMemory => {
   const vm = mustNotFail('createVm', createVm(kvm, mm, vmConfig));
   const kind = config.backing ?? 'mixed';
   const backing = makeBacking(k, mm, kind, config.memoryBytes, `guest${index} memory`);
-  for (const [id, { hva, lenBytes }] of backing.ranges.entries())
-    setMemSlot(vm, { id, gpa: GUEST_RAM_GPA + (hva - GUEST_RAM_HVA), lenBytes, hva, flags: 0 });
+  for (const [id, { hva, lenBytes, mappingId }] of backing.ranges.entries()) {
+    const gpa = GUEST_RAM_GPA + (hva - GUEST_RAM_HVA);
+    const slot = setMemSlot(vm, { id, gpa, lenBytes, hva, flags: 0 });
+    if (kind === 'gmem' && mappingId !== null)
+      mustNotFail('guest_memfd', drive(bindGuestMemfd(kvm, vm, slot, fileById(k, mappingId), 0)));
+  }
   return { mm, vm, backing };
 };
 

@@ -171,6 +171,8 @@ const split = (w: KindWorld): void => {
 
 const offline = (w: KindWorld): void => {
   const { first, nrPages } = w.block;
+  // Allocated without __GFP_MOVABLE: only a migration has brought it there.
+  if (w.guest.config.backing === 'gmem') migrate(w);
   must(w.page >= first, 'the page is not in the memory block');
   // A free page of the pool that is promised cannot be dissolved: the guest gets all that it was promised.
   const { hva, lenBytes } = w.guest.ranges[0]!;

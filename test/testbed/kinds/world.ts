@@ -100,8 +100,10 @@ export class KindWorld {
     return leaf > 0 && ptePresent(this.k.memory.i32[leafWord(leaf)]!) ? leafLevel(leaf) : -1;
   }
 
-  /** The frame that the host's tables have for the target, or -1. */
+  /** The frame that the host has for the target: its tables, or its file where that gives pages to the guest. */
   get page(): number {
+    if (this.guest.config.backing === 'gmem')
+      return this.file.pages.get(this.fileOffset / PAGE_SIZE) ?? -1;
     const leaf = walkLeaf(this.k, this.mm, this.hva);
     if (leaf <= 0) return -1;
     const entry = this.k.memory.i32[leafWord(leaf)]!;
