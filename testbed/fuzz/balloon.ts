@@ -27,12 +27,11 @@ export const BALLOON_TARGETS: readonly FuzzTarget[] = [
     });
     return {
       device,
-      fill: (memory, rng) => {
-        for (let n = 8; n > 0; n--) {
-          const at = rng.below(memory.byteLength / 16) * 16;
-          memory.setUint32(at, rng.chance(80) ? 0x8_0000 + rng.below(80) : rng.next(), true);
-          memory.setUint16(at + 10, rng.below(12), true);
-        }
+      // Page numbers; and as statistics, tags that are known and others.
+      fill: (memory, at, rng) => {
+        for (let i = 0; i < 64; i += 4)
+          memory.setUint32(at + i, rng.chance(80) ? 0x8_0000 + rng.below(80) : rng.next(), true);
+        if (rng.chance(30)) memory.setUint16(at, rng.below(12), true);
       },
       settle: (rng) => {
         if (rng.chance(30)) device.setTarget(rng.below(100));

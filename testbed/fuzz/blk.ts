@@ -11,7 +11,7 @@ import {
 import { DMA_OK, DMA_WAIT, type DmaPort } from '#emu';
 import type { Rng } from '../rng.ts';
 import type { FuzzTarget } from './target.ts';
-import { virtioTarget } from './virtio-attack.ts';
+import { type BufferShape, virtioTarget } from './virtio-attack.ts';
 
 const NR_SECTORS = 64;
 const TYPES = [0, 1, 4, 8, 11, 13, 2, 14];
@@ -82,18 +82,37 @@ class LateDisk implements BlkBackend {
   }
 }
 
-/** Headers all over memory, each with a segment of a discard behind it. */
-const putHeaders = (memory: DataView, rng: Rng): void => {
-  for (let n = 8; n > 0; n--) {
-    const at = rng.below(memory.byteLength / 16 - 2) * 16;
-    const sector = rng.chance(90) ? rng.below(NR_SECTORS + 2) : rng.next();
-    memory.setUint32(at, rng.chance(95) ? (TYPES[rng.below(TYPES.length)] ?? 0) : rng.next(), true);
-    memory.setUint32(at + 8, sector, true);
-    memory.setUint32(at + 12, rng.chance(95) ? 0 : rng.next(), true);
-    memory.setUint32(at + 16, rng.chance(90) ? rng.below(NR_SECTORS) : rng.next(), true);
-    memory.setUint32(at + 20, rng.chance(95) ? 0 : rng.next(), true);
-    memory.setUint32(at + 24, rng.chance(90) ? rng.below(9) : rng.next(), true);
-    memory.setUint32(at + 28, rng.chance(90) ? rng.below(2) : rng.next(), true);
+/** Header, data, status; or a header with data in one piece, or data with the status. */
+const shapeOf = (rng: Rng): BufferShape => {
+  const data = rng.chance(90) ? BLK_SECTOR_BYTES * rng.below(4) : rng.below(600);
+  const ranges = rng.chance(90) ? 16 * (1 + rng.below(3)) : rng.below(64);
+  switch (rng.below(6)) {
+    case 0:
+      return { reads: [16], writes: [data, 1] };
+    case 1:
+      return { reads: [16], writes: [data + 1] };
+    case 2:
+      return { reads: [16, data], writes: [1] };
+    case 3:
+      return { reads: [16 + data], writes: [1] };
+    case 4:
+      return { reads: [16, ranges], writes: [1] };
+    default:
+      return { reads: [16], writes: [1] };
+  }
+};
+
+/** A header, with segments of a discard behind it. */
+const putHeader = (memory: DataView, at: number, rng: Rng): void => {
+  const sector = (): number => (rng.chance(90) ? rng.below(NR_SECTORS + 2) : rng.next());
+  memory.setUint32(at, rng.chance(95) ? (TYPES[rng.below(TYPES.length)] ?? 0) : rng.next(), true);
+  memory.setUint32(at + 8, sector(), true);
+  memory.setUint32(at + 12, rng.chance(95) ? 0 : rng.next(), true);
+  for (let range = at + 16; range < at + 64; range += 16) {
+    memory.setUint32(range, sector(), true);
+    memory.setUint32(range + 4, rng.chance(95) ? 0 : rng.next(), true);
+    memory.setUint32(range + 8, rng.chance(90) ? rng.below(9) : rng.next(), true);
+    memory.setUint32(range + 12, rng.chance(90) ? rng.below(2) : rng.next(), true);
   }
 };
 
@@ -105,7 +124,8 @@ export const BLK_TARGETS: readonly FuzzTarget[] = [
       const backend = new LateDisk(port, rng.chance(15));
       return {
         device: new VirtioBlk({ port, backend, nrQueues: 1 + rng.below(2) }),
-        fill: putHeaders,
+        shape: shapeOf,
+        fill: putHeader,
         settle: (random) => backend.settle(random),
       };
     },

@@ -18,9 +18,9 @@ export const PMEM_TARGETS: readonly FuzzTarget[] = [
     });
     return {
       device,
+      shape: (rng) => ({ reads: [4], writes: [rng.chance(90) ? 4 : rng.below(6)] }),
       // Zeroes are flushes.
-      fill: (memory, rng) =>
-        memory.setUint32(rng.below(memory.byteLength / 4) * 4, rng.below(2), true),
+      fill: (memory, at, rng) => memory.setUint32(at, rng.chance(80) ? 0 : rng.next(), true),
       settle: (rng) => {
         for (let n = rng.below((client?.nrWaiting ?? 0) + 1); n > 0; n--) {
           const flush = client?.nextFlush();

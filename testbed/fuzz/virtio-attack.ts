@@ -20,15 +20,28 @@ const MAX_GAP = 30_000;
 /** Tables are looked at as far as any queue allows. */
 const MAX_TABLE = 1024;
 
+/** Bytes of a buffer that a device's target fills. */
+const FILL_BYTES = 64;
+/** Lengths that headers, answers and sectors have. */
+const USUAL_LENGTHS = [1, 4, 16, 32, 512, 513, 528, 1024];
+
 const FEATURES_OF_RINGS = (1n << 28n) | (1n << 29n) | (1n << 38n) | (1n << 40n);
 const VERSION_1 = 1n << 32n;
 const RING_PACKED = 1n << 34n;
 
+/** How long the pieces of a buffer are: those that the device reads, those that it writes. */
+export interface BufferShape {
+  reads: number[];
+  writes: number[];
+}
+
 /** A device under attack. */
 export interface AttackedDevice {
   device: VirtioDevice;
-  /** Puts into memory what buffers of such a device hold, nearly right. */
-  fill?(memory: DataView, rng: Rng): void;
+  /** Lengths of the pieces that a buffer of such a device has, first those that are read. */
+  shape?(rng: Rng): BufferShape;
+  /** Puts at `at` what a buffer of such a device begins with, nearly right. FILL_BYTES are there. */
+  fill?(memory: DataView, at: number, rng: Rng): void;
   /** Something of the device's own happens: its backend completes, or has something to say. */
   settle?(rng: Rng): void;
 }
@@ -40,6 +53,8 @@ interface Ring {
   desc: number;
   driver: number;
   device: number;
+  /** Entries that sound buffers have taken so far. */
+  offered: number;
 }
 
 /** The window, and who may write what. */
@@ -188,9 +203,8 @@ class Attack {
     if (rng.chance(90)) this.setUp();
     if (rng.chance(30)) port.waits = 1 + rng.below(30);
     for (let rounds = 1 + rng.below(4); rounds > 0; rounds--) {
-      this.attacked.fill?.(port.view, rng);
       if (rng.chance(85)) this.spoilRings();
-      port.look();
+      this.fillBuffers();
       if (rng.chance(25)) this.pokeRegisters();
       if (rng.chance(10)) this.saveAndRestore();
       this.write(0x050, rng.below(this.nrQueues + 1));
@@ -257,7 +271,8 @@ class Attack {
       rng.chance(96)
         ? rng.below(WINDOW_BYTES / align) * align
         : rng.below((2 * WINDOW_BYTES) / align) * align;
-    const ring = { size, packed, desc: place(16), driver: place(4), device: place(4) };
+    const areas = { desc: place(16), driver: place(4), device: place(4) };
+    const ring = { size, packed, ...areas, offered: 0 };
     this.write(0x030, index);
     this.write(0x038, size);
     for (const [offset, at] of [
@@ -275,11 +290,62 @@ class Attack {
 
   private spoilRings(): void {
     for (const ring of this.port.rings) {
+      if (this.rng.chance(60)) {
+        for (let n = 1 + this.rng.below(3); n > 0; n--) this.offer(ring);
+        continue;
+      }
       for (let n = 1 + this.rng.below(ring.size); n > 0; n--)
         this.putDescriptor(ring.desc + 16 * this.rng.below(ring.size), ring);
       this.makeAvailable(ring);
     }
     this.port.look();
+  }
+
+  /** A buffer that breaks no rule, and its entry in the driver's area. */
+  private offer(ring: Ring): void {
+    const { rng } = this;
+    const { view } = this.port;
+    const usual = (most: number): number[] =>
+      Array.from(
+        { length: rng.below(most + 1) },
+        () => USUAL_LENGTHS[rng.below(USUAL_LENGTHS.length)] ?? 0,
+      );
+    const shape = this.attacked.shape?.(rng) ?? { reads: usual(2), writes: usual(3) };
+    const lengths = [...shape.reads, ...shape.writes];
+    if (lengths.length === 0 || lengths.length > ring.size) return;
+    const first = ring.packed ? ring.offered : rng.below(ring.size);
+    lengths.forEach((lenBytes, i) => {
+      const at = ring.desc + 16 * ((first + i) % ring.size);
+      if (at + 16 > WINDOW_BYTES) return;
+      const next = i + 1 < lengths.length ? 1 : 0;
+      const flags = next | (i < shape.reads.length ? 0 : 2);
+      const lap = Math.floor((first + i) / ring.size) % 2 === 0 ? 0x80 : 0x8000;
+      view.setUint32(at, WINDOW_BASE + rng.below(Math.max(1, WINDOW_BYTES - lenBytes)), true);
+      view.setUint32(at + 4, 0, true);
+      view.setUint32(at + 8, lenBytes, true);
+      view.setUint16(at + 12, ring.packed ? i : flags, true);
+      view.setUint16(at + 14, ring.packed ? flags | lap : (first + i + 1) % ring.size, true);
+    });
+    ring.offered += lengths.length;
+    const { driver, size } = ring;
+    if (ring.packed || driver + 4 + 2 * size > WINDOW_BYTES) return;
+    const idx = view.getUint16(driver + 2, true);
+    view.setUint16(driver + 4 + 2 * (idx % size), first, true);
+    view.setUint16(driver + 2, idx + 1, true);
+  }
+
+  /** Contents for some of what descriptors offer for reading. */
+  private fillBuffers(): void {
+    const { rng, port, attacked } = this;
+    if (attacked.fill === undefined) return;
+    for (const { size, packed, desc } of port.rings)
+      for (let at = desc; at < desc + 16 * size && at + 16 <= WINDOW_BYTES; at += 16) {
+        const flags = port.view.getUint16(at + (packed ? 14 : 12), true);
+        const start = port.view.getUint32(at, true) - WINDOW_BASE;
+        const readable = (flags & 2) === 0 && start >= 0 && start + FILL_BYTES <= WINDOW_BYTES;
+        if (readable && rng.chance(80)) attacked.fill(port.view, start, rng);
+      }
+    port.look();
   }
 
   /** A descriptor that is nearly right; one that refers to a table brings it along. */
@@ -292,7 +358,10 @@ class Attack {
     const nested = (flags & 4) !== 0;
     const target = rng.below(WINDOW_BYTES);
     const tableBytes = 16 * (1 + rng.below(8)) + (rng.chance(5) ? rng.below(16) : 0);
-    const lenBytes = rng.chance(95) ? (nested ? tableBytes : rng.below(600)) : rng.next();
+    const bufferBytes = rng.chance(50)
+      ? (USUAL_LENGTHS[rng.below(USUAL_LENGTHS.length)] ?? 0)
+      : rng.below(600);
+    const lenBytes = rng.chance(95) ? (nested ? tableBytes : bufferBytes) : rng.next();
     if (nested && !inTable)
       for (let i = 0; i < 4; i++) this.putDescriptor(target + 16 * rng.below(8), ring, true);
     view.setUint32(at, rng.chance(97) ? WINDOW_BASE + target : rng.next(), true);
