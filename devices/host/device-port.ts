@@ -3,13 +3,12 @@
  * IOMMU, or physical where there is none. What keeps the device in its bounds is the IOMMU alone;
  * accesses that should not have been, and were not stopped, are written down with the device.
  */
-import { atomicAdd } from '#cells';
-import { DMA_FAULT, DMA_OK, DMA_WAIT, PAGE_MASK, PAGE_SIZE, RAM_BASE } from '#emu';
-import type { DmaEnginePort } from '#devices';
+import { DMA_FAULT, PAGE_SIZE, RAM_BASE } from '#emu';
 import type { DmaDevice } from './dma-device.ts';
 import type { DmaMapping } from './dma-mapping.ts';
 import { frameOwner, pageOfOffset } from './frame-owner.ts';
 import { describePast } from './iommu-faults.ts';
+import { TranslatedPort } from './translated-port.ts';
 
 /** What translates: the IOMMU. */
 export interface DmaTranslator {
@@ -23,87 +22,32 @@ export interface DmaDevicePortConfig {
   iommu: DmaTranslator | null;
 }
 
-export class DmaDevicePort implements DmaEnginePort {
+export class DmaDevicePort extends TranslatedPort {
   private readonly device: DmaDevice;
   private readonly iommu: DmaTranslator | null;
-  /** Of a device without an IOMMU: the mapping that its last access was in, and when that was true. */
+  /** Of a device without a domain: the mapping that its last access was in, and when that was true. */
   private recent: DmaMapping | undefined;
   private recentAsOf: number;
 
   constructor(config: DmaDevicePortConfig) {
+    super(config.device.kernel.memory);
     this.device = config.device;
     this.iommu = config.iommu;
     this.recent = undefined;
     this.recentAsOf = 0;
   }
 
-  read(iova: number, into: Uint8Array, intoOffset: number, lenBytes: number): number {
-    const { u8 } = this.device.kernel.memory;
-    for (let done = 0, run = 0; done < lenBytes; done += run) {
-      run = Math.min(lenBytes - done, pageRest(iova + done));
-      const offset = this.translate(iova + done, false);
-      if (offset < 0) return offset;
-      into.set(u8.subarray(offset, offset + run), intoOffset + done);
-    }
-    return DMA_OK;
-  }
-
-  write(iova: number, from: Uint8Array, fromOffset: number, lenBytes: number): number {
-    const { memory } = this.device.kernel;
-    for (let done = 0, run = 0; done < lenBytes; done += run) {
-      run = Math.min(lenBytes - done, pageRest(iova + done));
-      const offset = this.translate(iova + done, true);
-      if (offset < 0) return offset;
-      memory.setBytes(offset, from.subarray(fromOffset + done, fromOffset + done + run));
-    }
-    return DMA_OK;
-  }
-
-  /** Pieces that are contiguous in memory on both sides are copied at once. */
-  copy(toIova: number, fromIova: number, lenBytes: number): number {
-    const { memory } = this.device.kernel;
-    let from = 0;
-    let to = 0;
-    let have = 0; // bytes from `from` to `to` that are not copied yet
-    for (let done = 0, run = 0; done < lenBytes; done += run) {
-      run = Math.min(lenBytes - done, pageRest(toIova + done), pageRest(fromIova + done));
-      const fromOffset = this.translate(fromIova + done, false);
-      const toOffset = fromOffset < 0 ? fromOffset : this.translate(toIova + done, true);
-      if (toOffset < 0) {
-        if (have > 0) memory.copyWithin(to, from, have);
-        return toOffset;
-      }
-      if (have > 0 && fromOffset === from + have && toOffset === to + have) {
-        have += run;
-        continue;
-      }
-      if (have > 0) memory.copyWithin(to, from, have);
-      from = fromOffset;
-      to = toOffset;
-      have = run;
-    }
-    if (have > 0) memory.copyWithin(to, from, have);
-    return DMA_OK;
-  }
-
-  /** @throws RangeError for a misaligned address: the device model has checked it */
-  atomicAdd32(iova: number, delta: number): number | undefined {
-    if ((iova & 3) !== 0) throw new RangeError(`atomicAdd32 at 0x${iova.toString(16)}`);
-    const offset = this.translate(iova, true);
-    if (offset < 0) return undefined;
-    const { memory } = this.device.kernel;
-    const sum = atomicAdd(memory.i32, offset >>> 2, delta);
-    memory.wrote(offset, 4);
-    return (sum - delta) >>> 0;
-  }
-
   translate(iova: number, write: boolean): number {
     const { device, iommu } = this;
-    if (iommu === null) return this.physical(iova, write);
-    const offset = iommu.translate(device.id, -1, iova, write);
+    const { memory } = device.kernel;
+    let offset = DMA_FAULT;
+    if (iommu !== null) offset = iommu.translate(device.id, -1, iova, write);
+    else if (memory.isRam(iova, 1)) offset = memory.offsetOf(iova);
     // Without page requests there is nothing to wait for.
-    if (offset === DMA_WAIT) return DMA_FAULT;
-    if (offset >= 0 && device.domain?.hasStale === true) this.checkStale(iova, offset, write);
+    if (offset < 0) return DMA_FAULT;
+    const { domain } = device;
+    if (domain === null) this.checkDirect(iova, write);
+    else if (domain.hasStale) this.checkStale(iova, offset, write);
     return offset;
   }
 
@@ -120,14 +64,11 @@ export class DmaDevicePort implements DmaEnginePort {
     );
   }
 
-  /** No IOMMU: whatever is memory is reached. */
-  private physical(pa: number, write: boolean): number {
-    const { memory } = this.device.kernel;
-    if (!memory.isRam(pa, 1)) return DMA_FAULT;
+  /** Addresses are physical, and whatever is memory is reached: was it mapped for the device? */
+  private checkDirect(pa: number, write: boolean): void {
     const pfn = Math.floor(pa / PAGE_SIZE);
     const known = this.recentAsOf === this.device.nrUnmapped && covers(this.recent, pfn, write);
     if (!known) this.checkMapped(pa, pfn, write);
-    return memory.offsetOf(pa);
   }
 
   private checkMapped(pa: number, pfn: number, write: boolean): void {
@@ -150,6 +91,3 @@ const covers = (mapping: DmaMapping | undefined, pfn: number, write: boolean): b
   pfn >= mapping.pfn &&
   pfn < mapping.pfn + mapping.nrPages &&
   (!write || mapping.writable);
-
-/** Bytes from an address to the end of its page. */
-const pageRest = (iova: number): number => PAGE_SIZE - (iova & PAGE_MASK);

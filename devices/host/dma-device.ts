@@ -63,8 +63,6 @@ export class DmaDevice {
   /** The first of its violations, and how many there were. */
   readonly violations: DmaViolation[];
   nrViolations: number;
-  /** Called when the IOMMU's driver has answered its page requests. */
-  onPageResponse: () => void;
 
   constructor(kernel: Kernel, id: number, name: string, mode: IommuMode) {
     this.kernel = kernel;
@@ -81,7 +79,6 @@ export class DmaDevice {
     this.limits = NO_SEGMENT_LIMITS;
     this.violations = [];
     this.nrViolations = 0;
-    this.onPageResponse = () => {};
   }
 
   /** A range is unmapped for a device without a domain. @throws Error for one that is not mapped */

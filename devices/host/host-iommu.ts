@@ -11,14 +11,8 @@
  *
  * A device that was never attached has no context: whatever it sends is a fault.
  */
-import {
-  ATP_MODE_SV39,
-  type Clock,
-  INSTRUCTIONS_PER_TICK,
-  type IrqLine,
-  type MmioDevice,
-  TIMEBASE_HZ,
-} from '#emu';
+import { ATP_MODE_SV39, type Clock, INSTRUCTIONS_PER_TICK, type IrqLine, TIMEBASE_HZ } from '#emu';
+import { BusPort, Iommu, type IommuState } from '#devices';
 import { EBUSY, ENODEV, freePages, type Kernel, pageToPfn, type Path } from '#mm';
 import { DmaDevice, type DmaDeviceState, type IommuMode } from './dma-device.ts';
 import type { DmaMapping } from './dma-mapping.ts';
@@ -76,19 +70,11 @@ export const FLUSH_TIMEOUT = (TIMEBASE_HZ / 100) * INSTRUCTIONS_PER_TICK;
 /** Event: a domain's flush queue; its argument is the domain. */
 const EVENT_FLUSH = 0;
 
-/** What the driver needs of an IOMMU beside its registers: that a saved machine keeps it. */
-export interface IommuModel extends MmioDevice {
-  save(): unknown;
-  restore(state: never): void;
-}
-
-export interface HostIommuConfig<Model extends IommuModel> {
+export interface HostIommuConfig {
   kernel: Kernel;
   clock: Clock;
-  /** Unique on the machine: for its clock events. */
+  /** Unique on the machine: for clock events. */
   name: string;
-  /** Makes the IOMMU, with its interrupt lines: commands, faults, counters, page requests. */
-  create(irq: readonly IrqLine[]): Model;
 }
 
 export interface AttachOptions {
@@ -100,7 +86,7 @@ export interface AttachOptions {
 
 /** What a saved machine keeps of the IOMMU and its driver. */
 export interface HostIommuState {
-  model: unknown;
+  model: IommuState;
   directory: DeviceDirectory;
   commands: CommandRingState;
   faults: RecordRingState;
@@ -111,9 +97,9 @@ export interface HostIommuState {
   pending: boolean;
 }
 
-export class HostIommu<Model extends IommuModel = IommuModel> implements DomainInvalidator {
+export class HostIommu implements DomainInvalidator {
   readonly kernel: Kernel;
-  readonly model: Model;
+  readonly model: Iommu;
   readonly sva: IommuSva;
   private readonly clock: Clock;
   private readonly name: string;
@@ -131,7 +117,7 @@ export class HostIommu<Model extends IommuModel = IommuModel> implements DomainI
   private working: boolean;
 
   /** Switches the IOMMU on; or, with `state`, takes it over as it was. @throws Error without memory for its tables */
-  constructor(config: HostIommuConfig<Model>, state?: HostIommuState) {
+  constructor(config: HostIommuConfig, state?: HostIommuState) {
     const { kernel } = config;
     this.kernel = kernel;
     this.clock = config.clock;
@@ -145,8 +131,15 @@ export class HostIommu<Model extends IommuModel = IommuModel> implements DomainI
         if (level) this.pending = true;
       },
     };
-    this.model = config.create([line, line, line, line]);
-    if (state !== undefined) this.model.restore(state.model as never);
+    const { memory } = kernel;
+    this.model = new Iommu({
+      memory,
+      port: new BusPort(memory),
+      irq: [line, line, line, line],
+      name: `${this.name} model`,
+      clock: this.clock,
+    });
+    if (state !== undefined) this.model.restore(state.model);
     const lo = this.model.read(CAPABILITIES, 4);
     const hi = this.model.read(CAPABILITIES + 4, 4);
     this.hardwareAd = (lo & CAP_AMO_HWAD) !== 0;

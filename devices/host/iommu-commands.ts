@@ -30,11 +30,6 @@ const PV = 1 << 0;
 const DEVICE_SHIFT = 8;
 const GSCID_SHIFT = 12;
 
-/** An answer to a group of page requests: done; there is no such memory; the device must not ask again. */
-export const PAGE_RESPONSE_SUCCESS = 0;
-export const PAGE_RESPONSE_INVALID = 1;
-export const PAGE_RESPONSE_FAILURE = 15;
-
 /** A page number at bits 61..10 of words 2 and 3, as IOTINVAL has it. */
 const putPage = (words: Int32Array, pfn: number): void => {
   words[2] = (pfn % 2 ** 22) * 2 ** 10;

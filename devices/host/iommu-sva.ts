@@ -10,6 +10,7 @@
  * An answer promises nothing: the page may be gone when the device asks again, and then it asks for the
  * page once more. When the process exits its context goes first.
  */
+import { type Atc, PRG_INVALID, PRG_SUCCESS } from '#devices';
 import { PAGE_SIZE } from '#emu';
 import { EINVAL, ENODEV, ENOSPC, type MmStruct, pageToPfn, type Path } from '#mm';
 import {
@@ -22,13 +23,7 @@ import {
 } from '#mm/secondary';
 import type { DmaDevice } from './dma-device.ts';
 import type { HostIommu } from './host-iommu.ts';
-import {
-  atsPrgr,
-  iodirInvalPdt,
-  iotinvalVma,
-  PAGE_RESPONSE_INVALID,
-  PAGE_RESPONSE_SUCCESS,
-} from './iommu-commands.ts';
+import { atsPrgr, iodirInvalPdt, iotinvalVma } from './iommu-commands.ts';
 import { clearProcessContext, NR_PROCESS_IDS, setProcessContext } from './iommu-directory.ts';
 import type { RecordRing } from './iommu-queues.ts';
 
@@ -72,7 +67,7 @@ export interface SvaCounts {
 }
 
 /** Told of one translation that the IOMMU or a device has cached. */
-export type CachedVisitor = (
+type CachedVisitor = (
   processId: number,
   hva: number,
   pa: number,
@@ -87,8 +82,8 @@ export class IommuSva {
   /** Requests of groups whose last one has not come yet. */
   private waiting: PageRequest[];
   readonly counts: SvaCounts;
-  /** Shows what is cached of a process, for the sanitizer. */
-  visitCached: (visit: CachedVisitor) => void;
+  /** The devices' caches, for the sanitizer. */
+  private readonly caches: Map<number, Atc>;
 
   constructor(iommu: HostIommu, name: string, state?: IommuSvaState) {
     this.iommu = iommu;
@@ -96,7 +91,7 @@ export class IommuSva {
     this.bonds = new Map();
     this.waiting = state?.waiting.map((request) => ({ ...request })) ?? [];
     this.counts = { pages: 0, groups: 0, refused: 0, invalidations: 0, ...state?.counts };
-    this.visitCached = () => {};
+    this.caches = new Map();
     for (const { processId, mmId, devices, dead } of state?.bonds ?? []) {
       const mm = iommu.kernel.state.mms.get(mmId);
       if (mm === undefined) throw new Error(`${this.ops}: no mm ${mmId}`);
@@ -109,9 +104,8 @@ export class IommuSva {
       visitEntries: (visit) =>
         this.visitCached((processId, hva, pa, lenBytes, write) => {
           const bond = this.bonds.get(processId);
-          if (bond === undefined) return;
-          for (let done = 0; done < lenBytes; done += PAGE_SIZE)
-            visit(bond.mm, hva + done, (pa + done) / PAGE_SIZE, write);
+          const order = Math.log2(lenBytes / PAGE_SIZE);
+          if (bond !== undefined) visit(bond.mm, hva, pa / PAGE_SIZE, write, order);
         }),
     });
   }
@@ -163,11 +157,23 @@ export class IommuSva {
   removeDevice(device: DmaDevice): void {
     for (const [processId, { devices }] of [...this.bonds])
       if (devices.includes(device.id)) this.unbind(device, processId);
+    this.caches.delete(device.id);
   }
 
-  /** PSCID of a process_id -> process_id; -1: of a domain. */
-  processOfPscid(pscid: number): number {
-    return pscid >= PSCID_BASE ? pscid - PSCID_BASE : -1;
+  /** A device's own cache: it may have translations of processes. */
+  addCache(device: DmaDevice, atc: Atc): void {
+    this.caches.set(device.id, atc);
+  }
+
+  /** Everything that the IOMMU and the devices have cached of processes. */
+  private visitCached(visit: CachedVisitor): void {
+    this.iommu.model.visitIotlb((space, iova, spa, lenBytes, write) => {
+      if (space.pscid >= PSCID_BASE) visit(space.pscid - PSCID_BASE, iova, spa, lenBytes, write);
+    });
+    for (const atc of this.caches.values())
+      atc.visit((processId, iova, target, write) =>
+        visit(processId, iova, target, PAGE_SIZE, write),
+      );
   }
 
   private processIdOf(mm: MmStruct): number {
@@ -240,16 +246,14 @@ export class IommuSva {
       r.deviceId === deviceId && r.processId === processId && r.group === group;
     const requests = this.waiting.filter(own);
     this.waiting = this.waiting.filter((r) => !own(r));
-    let response = PAGE_RESPONSE_SUCCESS;
-    for (const request of requests)
-      if (!(yield* this.faultIn(request))) response = PAGE_RESPONSE_INVALID;
+    let response = PRG_SUCCESS;
+    for (const request of requests) if (!(yield* this.faultIn(request))) response = PRG_INVALID;
     this.counts.groups++;
-    if (response !== PAGE_RESPONSE_SUCCESS) this.counts.refused++;
+    if (response !== PRG_SUCCESS) this.counts.refused++;
     const device = this.iommu.deviceOf(deviceId);
     if (device === undefined || device.removed) return;
     this.iommu.send((words) => atsPrgr(words, deviceId, processId, group, response));
     this.iommu.sync();
-    device.onPageResponse();
   }
 
   /** @returns false: there is no such memory, or it may not be used so */
