@@ -162,7 +162,8 @@ export class PersistDomain implements StoreWatcher {
     if (!this.covers(offset, 1) || this.failed) return;
     const line = (offset - this.firstOffset) >>> PERSIST_LINE_SHIFT;
     this.events++;
-    if (this.lines.has(line)) {
+    // eADR: what has left the store buffers is safe already, and the rest no write-back sees.
+    if (this.mode !== 'eadr' && this.lines.has(line)) {
       const lines = this.cleaned.get(hart) ?? new Map<number, number>();
       this.cleaned.set(hart, lines.set(line, this.events));
     }
@@ -180,8 +181,9 @@ export class PersistDomain implements StoreWatcher {
     this.events++;
     if (buffered)
       for (const [line, pending] of this.lines) this.commit(line, pending.storesUpToHart(hart));
+    // What an earlier fence has put into the queue stays there.
     for (const [line, event] of cleaned ?? [])
-      if (this.mode === 'none') this.queued.set(line, event);
+      if (this.mode === 'none') this.queued.set(line, Math.max(event, this.queued.get(line) ?? 0));
       else this.commitUpTo(line, event);
     this.cleaned.delete(hart);
     this.happened('fence', hart, -1);
@@ -333,7 +335,9 @@ export class PersistDomain implements StoreWatcher {
     const pending = this.lines.get(line);
     const words = pending?.now ?? this.mediaWords;
     const word = pending === undefined ? at >>> 2 : unit * 2;
-    if (words[word] === lo && words[word + 1] === hi) return;
+    // With eADR it matters whose store it was: the fence of that hart covers what is before it.
+    const whose = this.mode === 'eadr' && pending !== undefined;
+    if (!whose && words[word] === lo && words[word + 1] === hi) return;
     const into = pending ?? this.lineOf(line);
     into.push(this.events, hart, unit, lo, hi);
     if (into.nrStores > MAX_STORES_OF_LINE) this.commit(line, MAX_STORES_OF_LINE / 2);
