@@ -23,13 +23,12 @@ import { atomicAdd } from '#cells';
 import { DMA_FAULT, DMA_OK, DMA_WAIT, type DmaPort, PAGE_MASK, PAGE_SIZE } from '#emu';
 import {
   createInvalidateState,
-  createSecondaryPfn,
-  faultInPfn,
+  createSecondaryPfns,
+  faultInPfns,
   type InvalidateState,
   invalidateBegin,
   invalidateEnd,
-  invalidateOpen,
-  invalidateRetry,
+  invalidateRetryRange,
   invalidateSeq,
   type Kernel,
   type MmStruct,
@@ -38,9 +37,9 @@ import {
   pfnToPage,
   registerSecondary,
   registerSecondaryOps,
-  releasePfn,
+  releasePfns,
   type SecondaryOps,
-  type SecondaryPfn,
+  type SecondaryPfns,
   unregisterSecondary,
   YP_WAIT,
 } from '#mm/secondary';
@@ -68,6 +67,8 @@ export interface MirrorPortState {
 
 /** Pages that one access may ask for at once; a longer one gets the rest when it is tried again. */
 const WANTED_MAX = 512;
+/** Pages that are looked up at once, where they follow one another. */
+const BATCH_PAGES = 64;
 
 export class MirrorPort implements DmaPort {
   private readonly config: MirrorPortConfig;
@@ -79,7 +80,7 @@ export class MirrorPort implements DmaPort {
   /** Pages that cannot be had, while those who waited for them are being told. */
   private readonly failed: Set<number>;
   private readonly listeners: (() => void)[];
-  private readonly scratch: SecondaryPfn;
+  private readonly scratch: SecondaryPfns;
   private working: boolean;
   /** The process has exited, or the device is gone. */
   private closed: boolean;
@@ -96,7 +97,7 @@ export class MirrorPort implements DmaPort {
     this.wanted = new Map();
     this.failed = new Set();
     this.listeners = [];
-    this.scratch = createSecondaryPfn();
+    this.scratch = createSecondaryPfns(BATCH_PAGES, 'mirror-port');
     this.working = false;
     this.closed = mm.exited;
     this.faults = 0;
@@ -146,10 +147,11 @@ export class MirrorPort implements DmaPort {
       const next = this.wanted.entries().next();
       if (next.done === true) break;
       const [hva, write] = next.value;
-      const error = yield* this.enter(hva, write);
+      const n = yield* this.enter(hva, this.wantedFrom(hva, write), write);
       // Nothing yields from here until the device has been told: what was entered is still there.
-      if (this.wanted.get(hva) === write) this.wanted.delete(hva);
-      if (error !== 0) this.failed.add(hva);
+      for (let at = hva; at < hva + Math.max(1, n) * PAGE_SIZE; at += PAGE_SIZE)
+        if (this.wanted.get(at) === write) this.wanted.delete(at);
+      if (n < 0) this.failed.add(hva);
       for (const listener of this.listeners) listener();
       this.failed.clear();
     }
@@ -253,25 +255,40 @@ export class MirrorPort implements DmaPort {
     this.wanted.clear();
   }
 
-  /** Looks one page up and enters it. @returns 0; -errno: it cannot be had */
-  private *enter(hva: number, write: boolean): Path<number> {
+  /** Pages from `hva` on that are wanted alike. */
+  private wantedFrom(hva: number, write: boolean): number {
+    let n = 1;
+    while (n < BATCH_PAGES && this.wanted.get(hva + n * PAGE_SIZE) === write) n++;
+    return n;
+  }
+
+  /** Looks pages up and enters them. @returns how many, from the first; 0: the port is closed; -errno */
+  private *enter(hva: number, nrPages: number, write: boolean): Path<number> {
     const { kernel, mm } = this.config;
     const { invalidate, scratch } = this;
     for (;;) {
       if (this.closed) return 0;
       const seq = invalidateSeq(invalidate);
-      const error = yield* faultInPfn(kernel, mm, hva, write, scratch);
-      if (error !== 0) return error;
-      if (!this.closed && !invalidateRetry(invalidate, seq, hva)) break;
-      releasePfn(kernel, scratch, false, false);
-      while (invalidateOpen(invalidate, hva)) yield YP_WAIT;
+      const n = yield* faultInPfns(kernel, mm, hva, nrPages, write, scratch);
+      if (n < 0) return n;
+      const end = hva + n * PAGE_SIZE;
+      if (!this.closed && !invalidateRetryRange(invalidate, seq, hva, end)) break;
+      releasePfns(kernel, scratch, false, false);
+      while (this.covers(hva, end)) yield YP_WAIT;
     }
-    // For reading, it is entered for reading: a writable entry would make the folio dirty now.
-    const writable = write && scratch.writable;
-    this.table.set(hva, pfnToPage(scratch.pfn), writable);
-    this.faults++;
-    releasePfn(kernel, scratch, writable, true);
-    return 0;
+    const n = scratch.nrPages;
+    // For reading, they are entered for reading: a writable entry would make its folio dirty now.
+    for (let i = 0; i < n; i++)
+      this.table.set(hva + i * PAGE_SIZE, pfnToPage(scratch.pfns[i]!), write);
+    this.faults += n;
+    releasePfns(kernel, scratch, write, true);
+    return n;
+  }
+
+  /** An invalidation that meets [start, end) is under way. */
+  private covers(start: number, end: number): boolean {
+    const { inProgress, rangeStart, rangeEnd } = this.invalidate;
+    return inProgress > 0 && start < rangeEnd && end > rangeStart;
   }
 }
 

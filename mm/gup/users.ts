@@ -39,6 +39,7 @@ export interface GupUser {
 export type GupUserId =
   | 'kvm'
   | 'kvm-map'
+  | 'mirror-port'
   | 'dma-engine'
   | 'access-remote-vm'
   | 'process-vm'
@@ -96,6 +97,30 @@ export const GUP_USERS: readonly GupUser[] = [
       },
     },
     since: 'FOLL_PIN since 6.13; FOLL_GET before, which is not modelled',
+  },
+  {
+    id: 'mirror-port',
+    what: 'rings that a device of a guest looks at for ever: virt/kvm/pfncache.c, hva_to_pfn_retry()',
+    api: { 'linux-6.5': 'get', 'linux-7': 'get', target: 'secondary' },
+    uses: {
+      get: {
+        hold: 'bounded',
+        until: 'the frame is in the table of the port, or found stale',
+        dirty: 'when it is entered for writing, under the lock of the port',
+        notifier: 'yes: they alone keep the table right',
+        unsafe:
+          'the reference protects nothing that the invalidate sequence does not; a migration that meets it fails for no reason',
+      },
+      secondary: {
+        hold: 'none',
+        until: 'nothing is held',
+        dirty: 'when it is entered for writing, under the lock of the port',
+        notifier: 'yes: they alone keep the table right',
+        unsafe:
+          'nothing while the device can wait for a page; without the look at the sequence it would use a page that was freed',
+      },
+    },
+    since: 'gfn_to_pfn_cache since 5.17, without a reference once it is valid since 6.4',
   },
   {
     id: 'dma-engine',
