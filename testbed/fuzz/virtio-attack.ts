@@ -74,13 +74,15 @@ class WindowPort implements DmaPort {
   private listener: () => void;
   private awaited: boolean;
 
-  constructor(bytes: Uint8Array, rng: Rng) {
+  /** @param room for the window and what is marked of it: 3 x WINDOW_BYTES of zeroes */
+  constructor(room: Uint8Array, rng: Rng) {
+    const bytes = room.subarray(0, WINDOW_BYTES);
     this.bytes = bytes;
     this.view = new DataView(bytes.buffer);
     this.rng = rng;
     this.rings = [];
-    this.mayChange = new Uint8Array(WINDOW_BYTES);
-    this.isDescriptor = new Uint8Array(WINDOW_BYTES);
+    this.mayChange = room.subarray(WINDOW_BYTES, 2 * WINDOW_BYTES);
+    this.isDescriptor = room.subarray(2 * WINDOW_BYTES);
     this.accesses = 0;
     this.waits = 0;
     this.problem = null;
@@ -179,11 +181,11 @@ class Attack {
 
   constructor(
     rng: Rng,
-    bytes: Uint8Array,
+    room: Uint8Array,
     create: (port: DmaPort, clock: Clock, rng: Rng) => AttackedDevice,
   ) {
     this.rng = rng;
-    this.port = new WindowPort(bytes, rng);
+    this.port = new WindowPort(room, rng);
     this.clock = new Clock();
     this.line = false;
     this.attacked = create(this.port, this.clock, rng);
@@ -446,10 +448,10 @@ export const virtioTarget = (
   name,
   describe,
   create: () => {
-    const bytes = new Uint8Array(WINDOW_BYTES);
+    const room = new Uint8Array(3 * WINDOW_BYTES);
     return (rng) => {
-      bytes.fill(0);
-      return new Attack(rng, bytes, create).run();
+      room.fill(0);
+      return new Attack(rng, room, create).run();
     };
   },
 });
