@@ -263,7 +263,11 @@ export class LabelArea {
     view.setUint16(INDEX_MINOR, MINOR, true);
     bytes.set(free, INDEX_FREE);
     view.setBigUint64(INDEX_CHECKSUM, fletcher64(bytes), true);
-    this.writeBytes(which * this.indexBytes, bytes);
+    // Its first word goes first and comes last: in between there is no index block, by no chance either.
+    const offset = which * this.indexBytes;
+    this.store.writeWord(offset, 0);
+    this.writeBytes(offset + 4, bytes.subarray(4));
+    this.store.writeWord(offset, view.getUint32(0, true));
   }
 
   private labelAt(slot: number): number {
@@ -316,7 +320,7 @@ export class LabelArea {
   }
 
   private writeBytes(at: number, bytes: Uint8Array): void {
-    const view = new DataView(bytes.buffer);
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     for (let i = 0; i < bytes.length; i += 4) this.store.writeWord(at + i, view.getUint32(i, true));
   }
 }
