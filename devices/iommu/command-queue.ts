@@ -85,6 +85,8 @@ export interface CommandTarget {
 
 export class CommandQueue {
   readonly r: QueueRegisters;
+  /** Commands since the beginning. */
+  carriedOut: number;
   private readonly memory: PhysMemory;
   private readonly port: DmaPort;
   private readonly target: CommandTarget;
@@ -93,6 +95,7 @@ export class CommandQueue {
 
   constructor(memory: PhysMemory, port: DmaPort, target: CommandTarget) {
     this.r = createQueueRegisters();
+    this.carriedOut = 0;
     this.memory = memory;
     this.port = port;
     this.target = target;
@@ -131,6 +134,7 @@ export class CommandQueue {
       if (outcome === WAITS) return;
       if (outcome === DONE) {
         r.head = (r.head + 1) & queueMask(r);
+        this.carriedOut++;
         continue;
       }
       r.csr |= outcome === ILLEGAL ? CQCSR_CMD_ILL : outcome === TIMED_OUT ? CQCSR_CMD_TO : QCSR_MF;

@@ -72,6 +72,18 @@ export interface IommuState {
   ats: AtsUnitState;
   directory: DirectoryState;
   iotlb: IotlbState;
+  counts: Counts;
+}
+
+/** Since the beginning, for reports. */
+interface Counts {
+  misses: number;
+  deviceWalks: number;
+  processWalks: number;
+  firstWalks: number;
+  secondWalks: number;
+  commands: number;
+  faults: number;
 }
 
 export class Iommu implements MmioDevice, CommandTarget {
@@ -88,6 +100,8 @@ export class Iommu implements MmioDevice, CommandTarget {
   private readonly debug: DebugRequests;
   private readonly registers: RegisterFile;
   private running: boolean;
+  /** Faults since the beginning, reported or not. */
+  private nrFaults: number;
 
   constructor(config: IommuConfig) {
     const { memory, port, clock, name } = config;
@@ -137,6 +151,7 @@ export class Iommu implements MmioDevice, CommandTarget {
       extended,
     );
     this.running = false;
+    this.nrFaults = 0;
     port.onReady?.(() => this.ready());
   }
 
@@ -268,6 +283,7 @@ export class Iommu implements MmioDevice, CommandTarget {
     supervisor: boolean,
     iotval: number,
   ): void {
+    this.nrFaults++;
     const { dc, stages } = this.translator;
     const quiet = ttyp !== s.TTYP_NONE && dc !== undefined && (dc.tc & s.TC_DTF) !== 0;
     if (quiet && !reportedWithDtf(cause)) return;
@@ -347,6 +363,20 @@ export class Iommu implements MmioDevice, CommandTarget {
     this.registers.write(offset, sizeBytes, value);
   }
 
+  /** What it did, in words. */
+  get counts(): Record<string, number> {
+    const { misses, directory, stages } = this.translator;
+    return {
+      'IOTLB misses': misses,
+      'device contexts read': directory.deviceWalks,
+      'process contexts read': directory.processWalks,
+      'first-stage walks': stages.firstWalks,
+      'second-stage walks': stages.secondWalks,
+      commands: this.commands.carriedOut,
+      faults: this.nrFaults,
+    };
+  }
+
   /* ---- saved machines ---- */
 
   save(): IommuState {
@@ -361,6 +391,15 @@ export class Iommu implements MmioDevice, CommandTarget {
       ats: this.ats.save(),
       directory: this.translator.directory.save(),
       iotlb: this.translator.iotlb.save(),
+      counts: {
+        misses: this.translator.misses,
+        deviceWalks: this.translator.directory.deviceWalks,
+        processWalks: this.translator.directory.processWalks,
+        firstWalks: this.translator.stages.firstWalks,
+        secondWalks: this.translator.stages.secondWalks,
+        commands: this.commands.carriedOut,
+        faults: this.nrFaults,
+      },
     };
   }
 
@@ -376,6 +415,13 @@ export class Iommu implements MmioDevice, CommandTarget {
     this.translator.directory.restore(state.directory);
     this.translator.iotlb.restore(state.iotlb);
     this.registers.restore(state.ddtp);
+    this.translator.misses = state.counts.misses;
+    this.translator.directory.deviceWalks = state.counts.deviceWalks;
+    this.translator.directory.processWalks = state.counts.processWalks;
+    this.translator.stages.firstWalks = state.counts.firstWalks;
+    this.translator.stages.secondWalks = state.counts.secondWalks;
+    this.commands.carriedOut = state.counts.commands;
+    this.nrFaults = state.counts.faults;
   }
 }
 

@@ -5,6 +5,7 @@
  * nodes of the device tree, the actors that do its work, its memory slots. It is made from a plain
  * config, or from that and what was saved. The kinds of parts are in parts/index.ts.
  */
+import type { DmaEnginePort } from '#devices';
 import type { Clock, IrqLine, MmioDevice } from '#emu';
 import {
   type FdtNode,
@@ -51,6 +52,8 @@ export interface GuestPart {
   release(): void;
   /** The run is over, however it ended: files of the user are written back. @throws Error for a file that cannot be */
   writeBack?(): void;
+  /** Of a part that devices are behind (an IOMMU): memory as the device with this id sees it. */
+  dmaPort?(deviceId: number): DmaEnginePort;
   /** What it did, for the guest's report. */
   report(): Record<string, number | string>;
 }

@@ -3,6 +3,7 @@
  * the kind's own, and plain data.
  */
 import type { GuestPart, PartKind, PartWiring } from '../part.ts';
+import { IOMMU_PART, type IommuPartConfig } from './iommu.ts';
 import { NVDIMM_PART, type NvdimmPartConfig } from './nvdimm.ts';
 import { RDMA_PART, type RdmaPartConfig } from './rdma.ts';
 import { VIRTIO_BALLOON_PART, type VirtioBalloonPartConfig } from './virtio-balloon.ts';
@@ -13,6 +14,7 @@ import { VIRTIO_RNG_PART, type VirtioRngPartConfig } from './virtio-rng.ts';
 
 /** Kind -> how it is made. A new kind of part adds its line here, and its config below. */
 const PART_KINDS = {
+  iommu: IOMMU_PART,
   nvdimm: NVDIMM_PART,
   rdma: RDMA_PART,
   'virtio-balloon': VIRTIO_BALLOON_PART,
@@ -24,6 +26,7 @@ const PART_KINDS = {
 
 /** What is plugged into a guest. */
 export type PartConfig =
+  | IommuPartConfig
   | NvdimmPartConfig
   | RdmaPartConfig
   | VirtioBalloonPartConfig
