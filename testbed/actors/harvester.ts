@@ -1,9 +1,20 @@
 /**
  * Harvests the dirty log of a guest, as live migration does, and checks it: a page that the log
- * calls clean must hold the bytes it held at the harvest before.
+ * calls clean must hold the bytes it held at the harvest before. The log is a bitmap, one that is
+ * cleared by hand, or a ring for each vCPU, which is harvested as well whenever one is full.
  */
 import { PAGE_SIZE } from '#emu';
-import { harvestDirtyLog, type Kvm, type MemSlot, setDirtyLog, type Vm } from '#kvm';
+import {
+  clearDirtyLog,
+  dirtyRingFull,
+  harvestDirtyLog,
+  harvestDirtyRing,
+  type Kvm,
+  type MemSlot,
+  resetDirtyRings,
+  setDirtyLog,
+  type Vm,
+} from '#kvm';
 import { type Path, YP_PROTECT } from '#mm';
 import { Activity, type ActivityConfig, type ActivityState } from './activity.ts';
 import { presentPage } from './targets.ts';
@@ -35,8 +46,19 @@ export class Harvester extends Activity {
     return this.harvest();
   }
 
+  /** A vCPU whose ring is full waits for a harvest. */
+  protected override nextAt(): number {
+    const waits = this.vm.vcpus.some(
+      ({ dirtyRing }) => dirtyRing !== null && dirtyRingFull(dirtyRing),
+    );
+    const due = super.nextAt();
+    return waits && due !== Number.POSITIVE_INFINITY ? 0 : due;
+  }
+
   private *harvest(): Path<void> {
     for (const slot of this.vm.slots) {
+      // Memory from a guest_memfd cannot be logged.
+      if (slot.gmem !== null) continue;
       // Nothing of a guest_memfd is logged.
       if (slot.gmem !== null) continue;
       const digests = this.digests.get(slot.id);
@@ -49,10 +71,27 @@ export class Harvester extends Activity {
     this.count('harvests');
   }
 
+  /** Pages of the rings are dirty, and clean as soon as they are reset. */
+  private harvestRings(): void {
+    let pages = 0;
+    for (const { dirtyRing } of this.vm.vcpus)
+      if (dirtyRing !== null)
+        pages += harvestDirtyRing(dirtyRing, (slot, page) => {
+          const digests = this.digests.get(slot);
+          if (digests !== undefined) digests[page] = 0;
+        });
+    if (pages > 0) this.count('ringHarvests');
+    resetDirtyRings(this.kvm, this.vm);
+  }
+
   private harvestSlot(slot: MemSlot, digests: Int32Array): void {
     this.markUnderWay();
+    // Together with the samples below: what is written later is in a ring that was not read yet.
+    this.harvestRings();
     const dirty = harvestDirtyLog(this.kvm, this.vm, slot);
     if (dirty === null) return;
+    if (this.vm.manualDirtyLog !== 0)
+      clearDirtyLog(this.kvm, this.vm, slot, 0, slot.lenBytes / PAGE_SIZE, dirty);
     for (let page = 0; page < digests.length; page++)
       if ((dirty[page >>> 5]! & (1 << (page & 31))) !== 0) digests[page] = 0;
     for (let i = 0; i < SAMPLES; i++) {

@@ -27,9 +27,14 @@ export interface GuestConfig {
   activity: ActivityGaps | null;
   /** What its memory is made of. Default 'mixed'. */
   backing?: BackingKind;
+  /** How the host learns which pages the guest writes (actors/harvester.ts). Default 'bitmap'. */
+  dirtyLog?: DirtyLogMode;
   /** Devices beside those that every guest has. */
   parts?: readonly PartConfig[];
 }
+
+/** By bitmap, whose harvest protects the pages again; by bitmap, protected by hand; by a ring for each vCPU. */
+export type DirtyLogMode = 'bitmap' | 'manual' | 'ring';
 
 /** How much host activity there is: mean instructions between two actions of a kind, or none. */
 export interface ActivityGaps {

@@ -36,9 +36,11 @@ import {
   addMmioRegion,
   bindGuestMemfd,
   createVm,
+  enableManualDirtyLog,
   gpaToHva,
   gpaToMemSlot,
   guestDeviceTree,
+  KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
   type Kvm,
   type MmioExit,
   markGuestDirty,
@@ -57,6 +59,9 @@ import type { GuestPart, PartWiring } from './part.ts';
 import { createPart, partTakesVirtioSlot } from './parts/index.ts';
 import { treeRoomFor } from './tree-room.ts';
 import { attachVirtioSlots } from './virtio-slots.ts';
+
+/** Of each vCPU's ring: few, so that a busy guest fills it between two harvests. */
+const DIRTY_RING_ENTRIES = 1024;
 
 /** How a guest ended. */
 export type GuestEnd =
@@ -302,8 +307,11 @@ interface GuestMemory {
 const makeMemory = (config: GuestConfig, wiring: GuestWiring): GuestMemory => {
   const { k, kvm, index, firstHart } = wiring;
   const mm = mustNotFail('mmCreate', mmCreate(k));
-  const vmConfig = { vmid: index + 1, nrVcpus: config.harts, firstHart };
+  const { harts: nrVcpus, dirtyLog } = config;
+  const dirtyRingEntries = dirtyLog === 'ring' ? DIRTY_RING_ENTRIES : 0;
+  const vmConfig = { vmid: index + 1, nrVcpus, firstHart, dirtyRingEntries };
   const vm = mustNotFail('createVm', createVm(kvm, mm, vmConfig));
+  if (dirtyLog === 'manual') enableManualDirtyLog(vm, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
   const kind = config.backing ?? 'mixed';
   const backing = makeBacking(k, mm, kind, config.memoryBytes, `guest${index} memory`);
   for (const [id, { hva, lenBytes, mappingId }] of backing.ranges.entries()) {
