@@ -91,8 +91,8 @@ export type {
 export { BLK_SECTOR_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK } from './virtio/blk-request.ts';
 export type { BlkPiece, BlkRange, BlkRequest } from './virtio/blk-request.ts';
 export type { VirtioChain } from './virtio/chain.ts';
-export { VirtioConsole } from './virtio/console.ts';
-export type { VirtioConsoleConfig, VirtioConsoleState } from './virtio/console.ts';
+export { VirtioConsole } from './virtio/console-device.ts';
+export type { VirtioConsoleConfig, VirtioConsoleState } from './virtio/console-device.ts';
 export {
   VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_EVENT_IDX,
