@@ -2,6 +2,7 @@
 import { BALLOON_TARGETS } from './balloon.ts';
 import { BLK_TARGETS } from './blk.ts';
 import { DMA_ENGINE_TARGETS } from './dma-engine.ts';
+import { NVDIMM_TARGETS } from './nvdimm.ts';
 import { PMEM_TARGETS } from './pmem.ts';
 import type { FuzzTarget } from './target.ts';
 import { VIRTIO_TARGETS } from './virtio.ts';
@@ -12,4 +13,5 @@ export const FUZZ_TARGETS: readonly FuzzTarget[] = [
   ...BALLOON_TARGETS,
   ...BLK_TARGETS,
   ...PMEM_TARGETS,
+  ...NVDIMM_TARGETS,
 ];
