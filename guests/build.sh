@@ -46,6 +46,7 @@ build bench-touch "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/sv39.c bench-touc
 build bench-chase "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/sv39.c bench-chase.c
 build pagecount "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c pagecount.c
 build smp "${S_MODE[@]}" "${RUNTIME[@]}" lib/sv39.c smp.c
+build iommu "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/sv39.c lib/iommu.c iommu.c
 build rdma "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/rdma.c rdma.c
 build txlog "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/pmem.c lib/txlog.c txlog.c
 build txlog-recover "${M_MODE[@]}" "${BARE_RUNTIME[@]}" lib/txlog.c txlog-recover.c
