@@ -24,7 +24,7 @@ export const activitiesFor = (guest: Guest, host: HostMachine): Activity[] => {
     hostMmu: host.hostHart.mmu,
     ranges: guest.ranges,
     faultingHva: () => guest.faultingHva,
-    dma: guest.port,
+    dma: guest.dmaSide.inFlight,
   };
   const firstStream = guest.vm.vmid * 16;
   const config = (kind: number, meanGap: number): ActivityConfig => ({

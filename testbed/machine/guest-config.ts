@@ -1,4 +1,5 @@
 /** Machines as plain objects: what they are made of, and the bounds of it. */
+import type { IommuMode } from '#devices/host';
 import type { PolicyName } from '#mm';
 import { type BackingKind, backingHostRamBytes } from './backing.ts';
 import { type PartConfig, partHostRamBytes } from './parts/index.ts';
@@ -27,6 +28,8 @@ export interface GuestConfig {
   activity: ActivityGaps | null;
   /** What its memory is made of. Default 'mixed'. */
   backing?: BackingKind;
+  /** What its DMA engine is behind: nothing, or the host's IOMMU. Default 'off'. */
+  iommu?: IommuMode;
   /** How the host learns which pages the guest writes (actors/harvester.ts). Default 'bitmap'. */
   dirtyLog?: DirtyLogMode;
   /** Devices beside those that every guest has. */

@@ -12,7 +12,7 @@ import {
   Plic,
   type PlicState,
 } from '#devices';
-import { PinnedPort, type PinnedPortState } from '#devices/host';
+import type { HostIommu } from '#devices/host';
 import {
   BUS_ERROR,
   Bus,
@@ -54,6 +54,7 @@ import { drive, type Kernel, type MmStruct, mmCreate } from '#mm';
 import { fileById, type GuestRange } from '../actors/targets.ts';
 import { type Backing, GUEST_RAM_HVA, makeBacking, releaseBacking } from './backing.ts';
 import { LineConsole, type LineListener } from './console.ts';
+import { createGuestDma, type GuestDma, type GuestDmaState } from './guest-dma.ts';
 import { GUEST_RAM_GPA, type GuestConfig } from './guest-config.ts';
 import type { GuestPart, PartWiring } from './part.ts';
 import { createPart, partTakesVirtioSlot } from './parts/index.ts';
@@ -78,7 +79,7 @@ export interface GuestState {
   plic: PlicState;
   uart: Ns16550State;
   dma: DmaEngineState;
-  port: PinnedPortState;
+  port: GuestDmaState;
   /** What each part saved, in the order of the config. */
   parts: unknown[];
 }
@@ -91,6 +92,8 @@ export interface GuestWiring {
   /** Its number on the host: names its clock events and its VMID. */
   index: number;
   firstHart: number;
+  /** The host's IOMMU; null: no guest of the machine uses one. */
+  iommu: HostIommu | null;
   onLine?: LineListener;
 }
 
@@ -101,7 +104,7 @@ export class Guest {
   readonly vcpus: Vcpu[];
   readonly backing: Backing;
   readonly console: LineConsole;
-  readonly port: PinnedPort;
+  readonly dmaSide: GuestDma;
   readonly parts: GuestPart[];
   end: GuestEnd | null;
   /** The hva behind a fault that is being handled, or -1; of several vCPUs, the last one's. */
@@ -136,16 +139,22 @@ export class Guest {
       irq: this.plic.source(UART_IRQ),
       onByte: (byte) => this.console.put(byte),
     });
-    this.port = new PinnedPort({
-      kernel: k,
-      mm: this.mm,
-      hvaOf: (gpa) => this.hvaOf(gpa),
-      onWritten: (gpa, lenBytes) => markGuestDirty(this.vm, gpa, lenBytes),
-    });
+    this.dmaSide = createGuestDma(
+      {
+        k,
+        mm: this.mm,
+        index,
+        mode: config.iommu ?? 'off',
+        host: wiring.iommu,
+        hvaOf: (gpa) => this.hvaOf(gpa),
+        onWritten: (gpa, lenBytes) => markGuestDirty(this.vm, gpa, lenBytes),
+      },
+      state?.port,
+    );
     this.dma = new DmaEngine({
       clock,
       irq: this.plic.source(DMA_ENGINE_IRQ),
-      port: this.port,
+      port: this.dmaSide.port,
       name: `dma-engine${index}`,
     });
     this.bus = new Bus(); // guest physical: no RAM of the host on it
@@ -155,7 +164,6 @@ export class Guest {
       this.console.restore(state.console);
       this.plic.restore(state.plic);
       this.uart.restore(state.uart);
-      this.port.restore(state.port);
       this.dma.restore(state.dma);
     }
   }
@@ -279,6 +287,7 @@ export class Guest {
   /** Closes the files behind the guest's memory and its parts: after the end of its process. */
   releaseMemory(): void {
     for (const part of this.parts) part.release();
+    this.dmaSide.release();
     releaseBacking(this.wiring.k, this.backing);
   }
 
@@ -291,7 +300,7 @@ export class Guest {
       plic: this.plic.save(),
       uart: this.uart.save(),
       dma: this.dma.save(),
-      port: this.port.save(),
+      port: this.dmaSide.save(),
       parts: this.parts.map((part) => part.save()),
     };
   }

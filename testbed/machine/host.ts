@@ -17,6 +17,7 @@ import {
   provenanceStart,
   type Sabotage,
 } from '#mm';
+import { HostIommu, type HostIommuState } from '#devices/host';
 import type { Activity, ActivityState } from '../actors/activity.ts';
 import { activitiesFor } from '../actors/activities.ts';
 import { Pump } from '../actors/pump.ts';
@@ -49,6 +50,8 @@ export interface HostState {
   harts: HartState[];
   kernel: KernelState;
   kvm: KvmState;
+  /** Null: the machine has none. */
+  iommu: HostIommuState | null;
   guests: GuestState[];
   rng: RngState;
   activities: ActivityState[];
@@ -77,6 +80,8 @@ export class HostMachine {
   readonly harts: Hart[];
   readonly k: Kernel;
   readonly kvm: Kvm;
+  /** The IOMMU of the host's own devices; null: no guest asks for one. */
+  readonly iommu: HostIommu | null;
   readonly guests: Guest[];
   readonly activities: Activity[];
   /** Violations that the sanitizer found; a run with any has failed. */
@@ -111,6 +116,7 @@ export class HostMachine {
     this.k.checked = options.checked ?? false;
     Object.assign(this.k.sabotage, options.sabotage);
     this.kvm = createKvm(this.k, this.harts, state?.kvm);
+    this.iommu = this.makeIommu(state);
     this.rng = new Rng(config.seed);
     this.scheduler = new Scheduler(this.clock, this.rng);
     this.guests = [];
@@ -124,6 +130,13 @@ export class HostMachine {
     if (state !== undefined) this.restoreRest(state);
   }
 
+  private makeIommu(state: HostState | undefined): HostIommu | null {
+    const wanted = this.config.guests.some(({ iommu = 'off' }) => iommu !== 'off');
+    if (!wanted) return null;
+    const config = { kernel: this.k, clock: this.clock, name: 'host-iommu' };
+    return new HostIommu(config, state?.iommu ?? undefined);
+  }
+
   private addGuests(options: HostOptions, state: HostState | undefined): void {
     const watch = {
       begin: (vcpu: Vcpu): void => {
@@ -133,15 +146,17 @@ export class HostMachine {
         this.running = null;
       },
     };
+    if (this.iommu !== null) this.scheduler.add(new Pump('iommu', this.iommu));
     let firstHart = 0;
     for (const [index, config] of this.config.guests.entries()) {
       const onLine: LineListener = (line) => options.onLine?.(this.guests[index]!, line);
-      const { k, kvm, clock } = this;
-      const wiring = { k, kvm, clock, index, firstHart, onLine };
+      const { k, kvm, clock, iommu } = this;
+      const wiring = { k, kvm, clock, index, firstHart, iommu, onLine };
       const guest = new Guest(config, wiring, state?.guests[index]);
       this.guests.push(guest);
       for (const vcpu of guest.vcpus) this.scheduler.add(new VcpuActor(guest, vcpu, clock, watch));
-      this.scheduler.add(new Pump(`${config.name} dma`, guest.port));
+      const { pumped } = guest.dmaSide;
+      if (pumped !== null) this.scheduler.add(new Pump(`${config.name} dma`, pumped));
       for (const part of guest.parts) for (const actor of part.actors) this.scheduler.add(actor);
       firstHart += config.harts;
     }
@@ -224,6 +239,7 @@ export class HostMachine {
     for (const vm of [...this.kvm.vms.values()]) destroyVm(this.kvm, vm);
     for (const mm of [...this.k.state.mms.values()]) if (!mm.exited) drive(mmExit(this.k, mm));
     for (const guest of this.guests) guest.releaseMemory();
+    this.iommu?.shutdown();
     this.sanitize();
     const { stat } = this.k.state;
     const pins = stat.nr_foll_pin_acquired - stat.nr_foll_pin_released;
@@ -252,6 +268,7 @@ export class HostMachine {
       harts: this.harts.map((hart) => hart.save()),
       kernel: this.k.state,
       kvm: saveKvm(this.kvm),
+      iommu: this.iommu?.save() ?? null,
       guests: this.guests.map((guest) => guest.save()),
       rng: this.rng.save(),
       activities: this.activities.map((activity) => activity.save()),

@@ -115,7 +115,10 @@ const guestReport = (guest: Guest, machine: HostMachine): GuestReport => {
       MMU_NOTIFY_SOFT_DIRTY,
     ),
     dirtyLog: { harvests: stat.dirtyHarvests, pages: stat.dirtyPages },
-    dma: { transfers: guest.port.transfers, bytesWritten: guest.port.bytesWritten },
+    dma: {
+      transfers: guest.dmaSide.counts.transfers,
+      bytesWritten: guest.dmaSide.counts.bytesWritten,
+    },
     parts: (guest.config.parts ?? []).map(({ kind }, i) => ({
       kind,
       counts: guest.parts[i]!.report(),
