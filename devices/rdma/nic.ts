@@ -86,6 +86,8 @@ export class RdmaNic implements MmioDevice, RdmaEndpoint, RdmaRegionClient, NicC
   readonly done: Completion;
   readonly old: Uint32Array;
   private readonly irq: IrqLine;
+  /** The queue pairs there are. */
+  private live: RdmaQp[];
 
   constructor(config: RdmaNicConfig) {
     this.s = createNicState();
@@ -95,6 +97,7 @@ export class RdmaNic implements MmioDevice, RdmaEndpoint, RdmaRegionClient, NicC
     this.regions = config.regions;
     this.link = config.link;
     this.irq = config.irq;
+    this.live = [];
     this.scratch = new Uint8Array(SQ_ENTRY_BYTES);
     this.old = new Uint32Array(2);
     this.done = {
@@ -200,6 +203,7 @@ export class RdmaNic implements MmioDevice, RdmaEndpoint, RdmaRegionClient, NicC
     for (const qp of qps) if (qp) stopTimers(this, qp);
     // The names of what is being released are not used again.
     this.s = createNicState(this.s);
+    this.findLive();
     for (const mr of mrs) if (mr) this.regions.release(mr.handle);
     this.link.resume();
     this.updateIrq();
@@ -222,7 +226,9 @@ export class RdmaNic implements MmioDevice, RdmaEndpoint, RdmaRegionClient, NicC
     const qp = s.qps[number];
     if (!qp || qp.state === QPS_RESET) return;
     if (offset === RDMA_SQ_DOORBELL) {
-      if (((count - qp.sqDone) & 0xffff) > 1 << qp.sqShift) enterFatal(this, qp);
+      // The queue holds what is not over yet; what was read is not taken back.
+      const onWay = (qp.sqRead - qp.sqDone) & 0xffff;
+      if (((count - qp.sqRead) & 0xffff) + onWay > 1 << qp.sqShift) enterFatal(this, qp);
       else qp.sqPosted = count;
     } else if (offset === RDMA_RQ_DOORBELL) {
       if (((count - qp.rqRead) & 0xffff) > 1 << qp.rqShift) enterFatal(this, qp);
@@ -238,9 +244,14 @@ export class RdmaNic implements MmioDevice, RdmaEndpoint, RdmaRegionClient, NicC
     s.resultLo = 0;
     s.resultHi = 0;
     const status = runCommand(this, command);
+    this.findLive();
     if (status !== COMMAND_PENDING) this.commandDone(status);
     const qp = command === RDMA_CMD_MODIFY_QP ? s.qps[s.args[0] ?? 0] : undefined;
     if (qp) this.run(qp);
+  }
+
+  private findLive(): void {
+    this.live = this.s.qps.filter((qp) => qp !== null);
   }
 
   private commandDone(status: number): void {
@@ -318,7 +329,7 @@ export class RdmaNic implements MmioDevice, RdmaEndpoint, RdmaRegionClient, NicC
   }
 
   private runAll(): void {
-    for (const qp of this.s.qps) if (qp) this.run(qp);
+    for (const qp of this.live) this.run(qp);
     this.updateIrq();
   }
 
@@ -357,5 +368,6 @@ export class RdmaNic implements MmioDevice, RdmaEndpoint, RdmaRegionClient, NicC
   /** Drives no line and schedules nothing: the other ends, the wire and the clock are restored too. */
   restore(state: RdmaNicState): void {
     this.s = structuredClone(state);
+    this.findLive();
   }
 }

@@ -4,6 +4,7 @@ import { BLK_TARGETS } from './blk.ts';
 import { DMA_ENGINE_TARGETS } from './dma-engine.ts';
 import { NVDIMM_TARGETS } from './nvdimm.ts';
 import { PMEM_TARGETS } from './pmem.ts';
+import { RDMA_TARGETS } from './rdma.ts';
 import type { FuzzTarget } from './target.ts';
 import { VIRTIO_TARGETS } from './virtio.ts';
 
@@ -14,4 +15,5 @@ export const FUZZ_TARGETS: readonly FuzzTarget[] = [
   ...BLK_TARGETS,
   ...PMEM_TARGETS,
   ...NVDIMM_TARGETS,
+  ...RDMA_TARGETS,
 ];
