@@ -9,15 +9,16 @@
  * Compare arch/riscv/kvm/mmu.c:kvm_riscv_mmu_map() and virt/kvm/kvm_main.c:mmu_invalidate_retry_gfn().
  */
 import { PAGE_SIZE } from '#emu';
-import { EFAULT, YP_WAIT } from '#mm';
 import {
+  EFAULT,
   faultInPfn,
-  type InvalidateState,
   invalidateRetry,
   invalidateSeq,
+  type InvalidateState,
   type Path,
   releasePfn,
   type SecondaryPfn,
+  YP_WAIT,
 } from '#mm/secondary';
 import { markPageDirty } from './dirty-ring.ts';
 import { gmemFaultIn } from './gmem.ts';

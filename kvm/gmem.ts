@@ -13,20 +13,24 @@
  */
 import { fetchAndNot, fetchOr, setField } from '#cells';
 import { PAGE_SIZE, PTE_W } from '#emu';
-import { EFAULT, EINVAL, GUEST_MEMFD_FLAG_MMAP, MMU_NOTIFY_CLEAR, YP_WAIT } from '#mm';
 import {
   type AddressSpace,
-  type GuestMemfdBinding,
-  type GuestMemfdOps,
+  EFAULT,
+  EINVAL,
+  GUEST_MEMFD_FLAG_MMAP,
   guestMemfdBind,
+  type GuestMemfdBinding,
   guestMemfdConvert,
   guestMemfdGetPfn,
+  type GuestMemfdOps,
   guestMemfdUnbind,
   guestMemfdUnbindAll,
   invalidateBegin,
   invalidateEnd,
+  MMU_NOTIFY_CLEAR,
   type Path,
   type SecondaryPfn,
+  YP_WAIT,
 } from '#mm/secondary';
 import { gstageFlags, gstageNextMapped, gstagePfn } from './gstage.ts';
 import {

@@ -8,13 +8,14 @@
  */
 import { setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
-import { type Kernel, pfnToPage } from '#mm';
 import {
   invalidateBegin,
   invalidateEnd,
+  type Kernel,
   type MmStruct,
   type NotifierOps,
   type NotifierRange,
+  pfnToPage,
 } from '#mm/secondary';
 import {
   type GStage,

@@ -11,15 +11,17 @@
  */
 import { listPush, listRemoveAt, setField } from '#cells';
 import { PAGE_SIZE } from '#emu';
-import { EFAULT, EINVAL, YP_WAIT } from '#mm';
 import {
   createSecondaryPfn,
+  EFAULT,
+  EINVAL,
   faultInPfn,
   invalidateSeq,
   type Path,
   pfnToPage,
   releasePfn,
   type SecondaryPfn,
+  YP_WAIT,
 } from '#mm/secondary';
 import { markPageDirty } from './dirty-ring.ts';
 import { gpaToHva, gpaToMemSlot, slotReadOnly } from './memslot.ts';

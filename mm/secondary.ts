@@ -7,10 +7,20 @@
  * Whether what it got is still true it asks under its lock, before it installs anything. The whole of
  * it, and why, is in docs/secondary-mmu.md; kvm/fault.ts and kvm/notifier.ts use all of it.
  */
-export { EAGAIN, EBUSY, EFAULT, EHWPOISON, EINTR, EINVAL, ENOMEM } from './errno.ts';
+export {
+  EAGAIN,
+  EBUSY,
+  EFAULT,
+  EHWPOISON,
+  EINTR,
+  EINVAL,
+  ENODEV,
+  ENOMEM,
+  ENOSPC,
+} from './errno.ts';
 export { pageToPfn, pfnToPage } from './frames/table.ts';
 export { guestMemfdConvert } from './fs/guestmemfd.ts';
-export { guestMemfdIsPrivate } from './fs/guestmemfd-state.ts';
+export { GUEST_MEMFD_FLAG_MMAP, guestMemfdIsPrivate } from './fs/guestmemfd-state.ts';
 export {
   HMM_PFN_ERROR,
   HMM_PFN_REQ_FAULT,

@@ -85,6 +85,43 @@ describe('imports across folders', () => {
   });
 });
 
+/** Who has copies of entries of an address space, or follows it in another way: with all that asks mm/ for it. */
+const SECONDARY_USERS = [
+  'kvm/audit.ts',
+  'kvm/fault.ts',
+  'kvm/gmem.ts',
+  'kvm/notifier.ts',
+  'kvm/pfncache.ts',
+  'devices/host/iommu-sva.ts',
+  'devices/host/mirror-port.ts',
+  'devices/host/rdma-odp.ts',
+];
+
+/** Names of the door by which an entry is asked for, or somebody subscribes. */
+const ASKS =
+  /\b(faultInPfns?|guestMemfdGetPfn|hmmRangeFault|registerSecondary\w*|mmuIntervalNotifierInsert)\(/;
+
+describe('users of secondary MMUs', () => {
+  const files = sourcesOf(['kvm', 'devices', 'testbed']);
+
+  for (const user of SECONDARY_USERS)
+    it(`${user} uses #mm/secondary, and no other door of mm/`, () => {
+      const file = files.find(({ path }) => path === user);
+      const doors = specifiersOf(file?.text ?? '').filter((door) => door.startsWith('#mm'));
+      expect(doors).toEqual(['#mm/secondary']);
+    });
+
+  it('are all that ask the door for a frame, but for scenarios of the explorer', () => {
+    const asking = files
+      .filter(({ path, text }) => !path.startsWith('testbed/') && ASKS.test(withoutComments(text)))
+      .map(({ path }) => path);
+    // kvm/vm.ts makes the subscription of a VM; what it is told and asks is in the files beside it.
+    expect(
+      asking.filter((path) => path !== 'kvm/vm.ts' && !SECONDARY_USERS.includes(path)),
+    ).toEqual([]);
+  });
+});
+
 /** Folder that a door's file is in. */
 const doorFolder = (door: string): string =>
   door.startsWith('#cells')

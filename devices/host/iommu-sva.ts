@@ -12,10 +12,15 @@
  */
 import { type Atc, PRG_INVALID, PRG_SUCCESS } from '#devices';
 import { PAGE_SIZE } from '#emu';
-import { EINVAL, ENODEV, ENOSPC, type MmStruct, pageToPfn, type Path } from '#mm';
 import {
   createSecondaryPfn,
+  EINVAL,
+  ENODEV,
+  ENOSPC,
   faultInPfn,
+  type MmStruct,
+  pageToPfn,
+  type Path,
   registerSecondary,
   registerSecondaryOps,
   releasePfn,
