@@ -88,6 +88,8 @@ export class PersistDomain implements StoreWatcher {
   failed: boolean;
   /** Called after every event, until power fails. `line` is -1 for what concerns none. */
   onEvent: ((kind: PersistEvent, hart: number, line: number) => void) | undefined;
+  /** Called when power fails with event `failAt`. */
+  onFailure: (() => void) | undefined;
   readonly poison: Poison;
   private readonly memory: PhysMemory;
   private readonly mediaWords: Int32Array;
@@ -115,6 +117,7 @@ export class PersistDomain implements StoreWatcher {
     this.failAt = state?.failAt ?? 0;
     this.failed = state?.failed ?? false;
     this.onEvent = undefined;
+    this.onFailure = undefined;
     this.lines = new Map();
     for (const { line, log } of state?.lines ?? []) this.lineOf(line).restore(log);
     this.cleaned = new Map((state?.cleaned ?? []).map(([hart, lines]) => [hart, new Map(lines)]));
@@ -382,7 +385,9 @@ export class PersistDomain implements StoreWatcher {
   private happened(kind: PersistEvent, hart: number, line: number): void {
     this.counts[kind]++;
     this.onEvent?.(kind, hart, line);
-    if (this.events === this.failAt) this.failed = true;
+    if (this.events !== this.failAt) return;
+    this.failed = true;
+    this.onFailure?.();
   }
 
   private forgetPending(): void {

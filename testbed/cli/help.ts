@@ -43,6 +43,9 @@ Several programs run in as many VMs on one host; devices are plugged into the fi
                            fsdax, devdax or gmem (default mixed: half anon, half shmem)
   --disk FILE|SIZE         a virtio disk: an image file, or an empty one that goes; repeatable
   --pmem FILE|SIZE         persistent memory by virtio, in the same way
+  --nvdimm FILE|SIZE       an NVDIMM, in the same way (an image has 132K more than its memory)
+  --persistence MODE       of the NVDIMM: adr, eadr or none (default adr)
+  --power-fail-at N        lose power after N instructions, or with event N of the NVDIMM (event:N)
   --rdma pin|odp           two RDMA adapters back to back; memory regions pinned, or paged on demand
   --device NAME            rng, console or balloon, by virtio; repeatable
   --activity               let the host migrate, write-protect, remap and fork meanwhile

@@ -19,6 +19,8 @@ export interface HostRunOptions {
   json: boolean;
   /** Print the summary; without it only what went wrong is printed. */
   summary: boolean;
+  /** Power fails after so many instructions; 0: never. */
+  powerFailAt?: number;
 }
 
 /**
@@ -27,7 +29,7 @@ export interface HostRunOptions {
  * @throws UsageError when the machine cannot be saved where it was to be
  */
 export const runHost = async (machine: HostMachine, options: HostRunOptions): Promise<number> => {
-  const { limit, save, json } = options;
+  const { limit, save, json, powerFailAt = 0 } = options;
   let stopped: string | null = null;
   const step = (): boolean => {
     if (machine.done) return false;
@@ -36,18 +38,24 @@ export const runHost = async (machine: HostMachine, options: HostRunOptions): Pr
       stopped = 'saved';
       return false;
     }
+    if (machine.powerHasFailed || (powerFailAt > 0 && retired >= powerFailAt)) {
+      stopped = 'power-failed';
+      return false;
+    }
     if (retired >= limit) {
       stopped = 'max-instructions';
       return false;
     }
     // A slice is not cut at the saving point: the run would go on otherwise than one without.
-    if (machine.step(limit - retired)) return true;
+    if (machine.step((powerFailAt > 0 ? Math.min(limit, powerFailAt) : limit) - retired))
+      return true;
     stopped = 'asleep';
     return false;
   };
   const { outcome, seconds } = await runLoop(step, (passed) => speedLine(machine.retired, passed));
   if (outcome === 'interrupted') stopped = 'interrupted';
   if (stopped === 'saved' && save !== null) saveTo(machine, save.path);
+  else if (stopped === 'power-failed') machine.powerFail();
   else if (stopped === null) machine.tearDown();
   writeFiles(machine);
   for (const guest of machine.guests) if (stopped !== 'saved') guest.console.finish();
@@ -61,7 +69,7 @@ export const runHost = async (machine: HostMachine, options: HostRunOptions): Pr
   for (const message of remarks(machine, stopped, options))
     process.stderr.write(`gupbed: ${message}\n`);
   if (stopped === 'interrupted') return EXIT_INTERRUPTED;
-  if (stopped === 'saved') return EXIT_OK;
+  if (stopped === 'saved' || stopped === 'power-failed') return EXIT_OK;
   if (save !== null) return EXIT_FAILED; // it was to be saved, and was not
   return report.ok ? EXIT_OK : EXIT_FAILED;
 };
@@ -114,6 +122,9 @@ const remarks = (
       break;
     case 'interrupted':
       lines.push(`interrupted: ${where()}`);
+      break;
+    case 'power-failed':
+      lines.push(`power failed after ${machine.retired} instructions: ${where()}`);
       break;
     case 'saved':
       lines.push(`saved after ${machine.retired} instructions to ${save?.path}`);

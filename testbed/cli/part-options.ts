@@ -1,7 +1,9 @@
 /** Options that plug devices into a guest. */
 import { accessSync, constants, statSync } from 'node:fs';
 import { type ImageConfig, IMAGE_BYTES_MAX } from '../machine/disk-file.ts';
+import { NVDIMM_EXTRA_BYTES } from '../machine/nvdimm-image.ts';
 import type { PartConfig } from '../machine/parts/index.ts';
+import { isPersistMode } from '../machine/parts/nvdimm.ts';
 import { formatSize, type OptionSpec, type ParsedArgs, parseSize } from './args.ts';
 import { reasonOf } from './input.ts';
 import { UsageError } from './usage-error.ts';
@@ -9,6 +11,8 @@ import { UsageError } from './usage-error.ts';
 /** Of commands about persistent memory. */
 export const PERSISTENT_OPTIONS = {
   pmem: { type: 'string', multiple: true },
+  nvdimm: { type: 'string' },
+  persistence: { type: 'string' },
 } as const satisfies OptionSpec;
 
 /** Of commands that make a guest. */
@@ -59,6 +63,29 @@ export const imageOf = (option: string, word: string, unit: number): ImageConfig
   }
 };
 
+/**
+ * `--nvdimm` and `--persistence`. An image has the label area and the controller's state behind the
+ * memory; a size is the memory's own.
+ * @param failAtEvent 0: never
+ */
+const nvdimmOf = ({ values }: ParsedArgs, failAtEvent: number): PartConfig[] => {
+  const word = values['nvdimm'];
+  const mode = values['persistence'] ?? 'adr';
+  if (word === undefined) {
+    if (values['persistence'] !== undefined)
+      throw new UsageError('--persistence goes with --nvdimm');
+    if (failAtEvent > 0) throw new UsageError('--power-fail-at event:N goes with --nvdimm');
+    return [];
+  }
+  if (typeof mode !== 'string' || !isPersistMode(mode))
+    throw new UsageError(`--persistence ${String(mode)}: one of adr, eadr, none`);
+  const image = imageOf('--nvdimm', String(word), PAGE_BYTES);
+  if (image.file === null) image.sizeBytes += NVDIMM_EXTRA_BYTES;
+  else if (image.sizeBytes <= NVDIMM_EXTRA_BYTES)
+    throw new UsageError(`--nvdimm ${word}: too small to have a label area of 132K behind memory`);
+  return [{ kind: 'nvdimm', image, mode, failAtEvent }];
+};
+
 /** `--rdma`: two adapters, and how their memory regions hold pages. */
 const rdmaOf = ({ values }: ParsedArgs): PartConfig[] => {
   const mr = values['rdma'];
@@ -68,14 +95,19 @@ const rdmaOf = ({ values }: ParsedArgs): PartConfig[] => {
   return [{ kind: 'rdma', mr }];
 };
 
-/** What PART_OPTIONS plug in, in this order: disks, persistent memory, the rest. @throws UsageError */
-export const partsOf = (args: ParsedArgs): PartConfig[] => [
+/**
+ * What PART_OPTIONS plug in, in this order: disks, persistent memory, the rest.
+ * @param failAtEvent power fails with this event of the NVDIMM; 0: never
+ * @throws UsageError
+ */
+export const partsOf = (args: ParsedArgs, failAtEvent = 0): PartConfig[] => [
   ...wordsOf(args, 'disk').map(
     (word): PartConfig => ({ kind: 'virtio-blk', image: imageOf('--disk', word, SECTOR_BYTES) }),
   ),
   ...wordsOf(args, 'pmem').map(
     (word): PartConfig => ({ kind: 'virtio-pmem', image: imageOf('--pmem', word, PAGE_BYTES) }),
   ),
+  ...nvdimmOf(args, failAtEvent),
   ...rdmaOf(args),
   ...wordsOf(args, 'device').map((word): PartConfig => {
     const part = SIMPLE_DEVICES[word];

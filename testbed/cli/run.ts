@@ -30,6 +30,17 @@ const backingOf = (kind: string): BackingKind => {
   return kind;
 };
 
+/** `--power-fail-at N` or `event:N`: after so many instructions, or with that event of the NVDIMM. 0: never. */
+const powerFailOf = ({ values }: ParsedArgs): { instruction: number; event: number } => {
+  const word = values['power-fail-at'];
+  if (typeof word !== 'string') return { instruction: 0, event: 0 };
+  const option = '--power-fail-at';
+  const most = Number.MAX_SAFE_INTEGER;
+  if (word.startsWith('event:'))
+    return { instruction: 0, event: parseCount(option, word.slice('event:'.length), 1, most) };
+  return { instruction: parseCount(option, word, 1, most), event: 0 };
+};
+
 /** One guest for each program, alike but for the devices, which the first one gets. @throws UsageError */
 const guestsOf = (args: ParsedArgs): GuestConfig[] => {
   const { values, positionals: files } = args;
@@ -50,7 +61,7 @@ const guestsOf = (args: ParsedArgs): GuestConfig[] => {
     );
   const activity = values['activity'] === true ? FIGHT_GAPS : null;
   const backing = backingOf(String(values['backing']));
-  const parts = partsOf(args);
+  const parts = partsOf(args, powerFailOf(args).event);
   return files.map((file, i) => ({
     name: guestName(file, files.indexOf(file) === i ? 0 : i),
     memoryBytes,
@@ -72,6 +83,7 @@ export const runCommand = async (words: string[]): Promise<number> => {
     activity: { type: 'boolean', default: false },
     param: { type: 'string', multiple: true },
     backing: { type: 'string', default: 'mixed' },
+    'power-fail-at': { type: 'string' },
     ...PART_OPTIONS,
     ...HOST_OPTIONS,
   });
@@ -91,5 +103,7 @@ export const runCommand = async (words: string[]): Promise<number> => {
   );
   for (const [i, file] of files.entries())
     refusingElf(file, () => machine.boot(machine.guests[i]!, images[i]!));
-  return runHost(machine, { limit, save, json, summary: values['activity'] === true });
+  const summary = values['activity'] === true;
+  const { instruction } = powerFailOf(args);
+  return runHost(machine, { limit, save, json, summary, powerFailAt: instruction });
 };

@@ -69,6 +69,8 @@ export const DMA_FIGHT_GAPS: ActivityGaps = {
 export interface HostConfig {
   seed: number;
   policy: PolicyName;
+  /** Instructions of a turn, which everybody who can run has in order. Default 0: turns by the seed. */
+  quantum?: number;
   guests: GuestConfig[];
   /** RAM of the machine, where it is to be more than the guests need. */
   ramBytes?: number;

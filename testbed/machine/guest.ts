@@ -5,6 +5,7 @@
  */
 import {
   DmaEngine,
+  type DmaEnginePort,
   type DmaEngineState,
   Finisher,
   Ns16550,
@@ -20,6 +21,7 @@ import {
   DMA_ENGINE_BASE,
   DMA_ENGINE_BYTES,
   DMA_ENGINE_IRQ,
+  IOMMU_DEVICE_DMA,
   type ElfImage,
   FINISHER_BASE,
   FINISHER_BYTES,
@@ -95,6 +97,8 @@ export interface GuestWiring {
   /** The host's IOMMU; null: no guest of the machine uses one. */
   iommu: HostIommu | null;
   onLine?: LineListener;
+  /** The slice that runs at the moment ends after the instruction under way. */
+  endSlice(): void;
 }
 
 export class Guest {
@@ -151,14 +155,14 @@ export class Guest {
       },
       state?.port,
     );
+    this.parts = this.makeParts(state);
     this.dma = new DmaEngine({
       clock,
       irq: this.plic.source(DMA_ENGINE_IRQ),
-      port: this.dmaSide.port,
+      port: this.partPort(IOMMU_DEVICE_DMA) ?? this.dmaSide.port,
       name: `dma-engine${index}`,
     });
     this.bus = new Bus(); // guest physical: no RAM of the host on it
-    this.parts = this.makeParts(state);
     this.attachDevices(state === undefined);
     if (state !== undefined) {
       this.console.restore(state.console);
@@ -207,11 +211,18 @@ export class Guest {
         irq: (source) => this.plic.source(source),
         hvaOf: (gpa) => this.hvaOf(gpa),
         onWritten: (gpa, lenBytes) => markGuestDirty(vm, gpa, lenBytes),
+        endSlice: () => this.wiring.endSlice(),
         putConsole: (byte) => this.console.put(byte),
       };
       if (partTakesVirtioSlot(config)) virtioSlot++;
       return createPart(config, wiring, state?.parts[i]);
     });
+  }
+
+  /** Port of a device that is behind one of the parts: an IOMMU of the guest's own. */
+  private partPort(deviceId: number): DmaEnginePort | undefined {
+    for (const part of this.parts) if (part.dmaPort !== undefined) return part.dmaPort(deviceId);
+    return undefined;
   }
 
   /** The mappings behind its memory. */

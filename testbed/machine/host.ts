@@ -54,6 +54,8 @@ export interface HostState {
   iommu: HostIommuState | null;
   guests: GuestState[];
   rng: RngState;
+  /** Of the scheduler: whose turn it was. */
+  turn: number;
   activities: ActivityState[];
   /** Sanitizer passes so far. */
   sanitizerPasses: number;
@@ -118,7 +120,7 @@ export class HostMachine {
     this.kvm = createKvm(this.k, this.harts, state?.kvm);
     this.iommu = this.makeIommu(state);
     this.rng = new Rng(config.seed);
-    this.scheduler = new Scheduler(this.clock, this.rng);
+    this.scheduler = new Scheduler(this.clock, this.rng, config.quantum);
     this.guests = [];
     this.activities = [];
     this.violations = [...(state?.violations ?? [])];
@@ -151,7 +153,8 @@ export class HostMachine {
     for (const [index, config] of this.config.guests.entries()) {
       const onLine: LineListener = (line) => options.onLine?.(this.guests[index]!, line);
       const { k, kvm, clock, iommu } = this;
-      const wiring = { k, kvm, clock, index, firstHart, iommu, onLine };
+      const endSlice = (): void => this.endSlice();
+      const wiring = { k, kvm, clock, index, firstHart, iommu, onLine, endSlice };
       const guest = new Guest(config, wiring, state?.guests[index]);
       this.guests.push(guest);
       for (const vcpu of guest.vcpus) this.scheduler.add(new VcpuActor(guest, vcpu, clock, watch));
@@ -171,6 +174,7 @@ export class HostMachine {
     for (const [i, hart] of this.harts.entries()) hart.restore(state.harts[i]!);
     for (const [i, activity] of this.activities.entries()) activity.restore(state.activities[i]!);
     this.rng.restore(state.rng);
+    this.scheduler.restore(state.turn);
     this.clock.restore(state.clock);
   }
 
@@ -250,6 +254,17 @@ export class HostMachine {
     if (lost !== 0) this.violations.push(`leak: ${lost} frames were never freed`);
   }
 
+  /** Power has failed at an event that a part's config names. */
+  get powerHasFailed(): boolean {
+    return this.guests.some(({ parts }) => parts.some((part) => part.powerHasFailed === true));
+  }
+
+  /** Power fails: of what is on its way to media a part, chosen by the seed, has arrived. */
+  powerFail(): void {
+    for (const guest of this.guests)
+      for (const part of guest.parts) part.powerFail?.(() => this.rng.chance(50));
+  }
+
   /** The run is over: what belongs in files of the user is written. @throws Error where it cannot be */
   writeBack(): void {
     for (const guest of this.guests) for (const part of guest.parts) part.writeBack?.();
@@ -271,6 +286,7 @@ export class HostMachine {
       iommu: this.iommu?.save() ?? null,
       guests: this.guests.map((guest) => guest.save()),
       rng: this.rng.save(),
+      turn: this.scheduler.save(),
       activities: this.activities.map((activity) => activity.save()),
       sanitizerPasses: this.sanitizerPasses,
       nextSanitizerPass: this.nextSanitizerPass,

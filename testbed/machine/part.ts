@@ -78,6 +78,8 @@ export interface PartWiring {
   hvaOf(gpa: number): number;
   /** Guest memory was written past the guest's page tables: the dirty log. */
   onWritten(gpa: number, lenBytes: number): void;
+  /** The guest's slice ends after the instruction under way. */
+  endSlice(): void;
   /** A byte for the guest's console. */
   putConsole(byte: number): void;
 }

@@ -2,6 +2,8 @@
  * Interleaves actors by the seed: at each turn one of those that can run is drawn, and runs to its
  * next yield point or for a slice of instructions.
  *
+ * With a quantum nothing is drawn: they take turns in their order, each for so many instructions.
+ *
  * Instructions are the only thing that takes time, so host activity between two slices happens at
  * one moment of machine time. When nothing can run, the clock jumps to the next event or wake-up.
  */
@@ -24,13 +26,28 @@ export class Scheduler {
   private readonly rng: Rng;
   private ready: Actor[];
   private waitedInARow: number;
+  private readonly quantum: number;
+  /** Place of the actor that had the last turn. */
+  private last: number;
 
-  constructor(clock: Clock, rng: Rng) {
+  /** @param quantum instructions of a turn, in round robin; 0: by the seed */
+  constructor(clock: Clock, rng: Rng, quantum = 0) {
     this.actors = [];
     this.clock = clock;
     this.rng = rng;
     this.ready = [];
     this.waitedInARow = 0;
+    this.quantum = quantum;
+    this.last = -1;
+  }
+
+  /** Whose turn it was last: what a machine with a quantum keeps of its scheduler. */
+  save(): number {
+    return this.last;
+  }
+
+  restore(last: number): void {
+    this.last = last;
   }
 
   add(actor: Actor): void {
@@ -63,7 +80,8 @@ export class Scheduler {
       else if (wakeAt < nextWake) nextWake = wakeAt;
     }
     if (this.ready.length === 0) return this.jump(nextWake);
-    const actor = this.ready[this.rng.below(this.ready.length)]!;
+    const actor =
+      this.quantum > 0 ? this.nextInOrder() : this.ready[this.rng.below(this.ready.length)]!;
     const turn = actor.turn(Math.min(this.slice(), nextWake - now, budget));
     this.clock.deliverDue();
     this.waitedInARow = turn === 'waited' ? this.waitedInARow + 1 : 0;
@@ -72,8 +90,21 @@ export class Scheduler {
     return true;
   }
 
+  /** The first that is ready behind the one that had the last turn. */
+  private nextInOrder(): Actor {
+    const { actors } = this;
+    for (let step = 1; ; step++) {
+      const at = (this.last + step) % actors.length;
+      const actor = actors[at];
+      if (actor === undefined || !this.ready.includes(actor)) continue;
+      this.last = at;
+      return actor;
+    }
+  }
+
   private slice(): number {
     if (this.ready.length === 1) return LONG_SLICE;
+    if (this.quantum > 0) return this.quantum;
     return 1 + this.rng.below(this.quiet ? SHARED_SLICE : SHORT_SLICE);
   }
 

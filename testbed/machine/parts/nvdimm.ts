@@ -116,6 +116,8 @@ class NvdimmPart implements GuestPart {
       },
       state?.domain,
     );
+    // What the guest would do after it has not happened.
+    this.domain.onFailure = () => wiring.endSlice();
     this.device = new Nvdimm({
       clock,
       memory: memoryOf(this.domain),
