@@ -36,8 +36,10 @@ const MAX_SPACES = 1024;
 /** Level of a stage that translates nothing: all of its addresses are one leaf. */
 export const LEVEL_BARE = LEVELS;
 
-/** Bytes of an entry of a level. */
-export const iotlbBytes = (level: number): number => 2 ** (12 + 9 * level);
+const BYTES = [2 ** 12, 2 ** 21, 2 ** 30, 2 ** 39, 2 ** 48, 2 ** 57] as const;
+
+/** Bytes of an entry of a level; LEVEL_BARE has all that a physical address can say. */
+export const iotlbBytes = (level: number): number => BYTES[level] ?? 2 ** 57;
 
 /** An address space as an entry's tag names it. -1: the second stage, or the first, is Bare. */
 export interface IoSpace {

@@ -36,8 +36,7 @@ export const createQueueRegisters = (): QueueRegisters => ({
 });
 
 /** Entries minus one. */
-export const queueMask = (r: QueueRegisters): number =>
-  2 ** ((r.baseLo & QUEUE_LOG2SZ_MASK) + 1) - 1;
+export const queueMask = (r: QueueRegisters): number => (2 << (r.baseLo & QUEUE_LOG2SZ_MASK)) - 1;
 
 /** Where an entry is, in physical memory. */
 export const queueEntry = (r: QueueRegisters, index: number, entryBytes: number): number =>

@@ -2,6 +2,7 @@
 import { BALLOON_TARGETS } from './balloon.ts';
 import { BLK_TARGETS } from './blk.ts';
 import { DMA_ENGINE_TARGETS } from './dma-engine.ts';
+import { IOMMU_TARGETS } from './iommu.ts';
 import { NVDIMM_TARGETS } from './nvdimm.ts';
 import { PMEM_TARGETS } from './pmem.ts';
 import { RDMA_TARGETS } from './rdma.ts';
@@ -15,5 +16,6 @@ export const FUZZ_TARGETS: readonly FuzzTarget[] = [
   ...BLK_TARGETS,
   ...PMEM_TARGETS,
   ...NVDIMM_TARGETS,
+  ...IOMMU_TARGETS,
   ...RDMA_TARGETS,
 ];
