@@ -36,11 +36,17 @@ const putPage = (words: Int32Array, pfn: number): void => {
   words[3] = Math.floor(pfn / 2 ** 22);
 };
 
-/** IOTINVAL.VMA: the first stage of PSCID, one page or (-1) all of it. No second stage. */
+/**
+ * IOTINVAL.VMA: the first stage of a PSCID without second stage, but for global entries; or (-1) of every
+ * one, with those. One page, or (-1) all.
+ */
 export const iotinvalVma = (words: Int32Array, pscid: number, pfn: number): void => {
   words.fill(0);
-  words[0] = OPCODE_IOTINVAL | (FUNC3_VMA << FUNC3_SHIFT) | (pscid << ID_SHIFT);
-  words[1] = PSCV;
+  words[0] = OPCODE_IOTINVAL | (FUNC3_VMA << FUNC3_SHIFT);
+  if (pscid >= 0) {
+    words[0] |= pscid << ID_SHIFT;
+    words[1] = PSCV;
+  }
   if (pfn < 0) return;
   words[0] |= AV;
   putPage(words, pfn);
@@ -99,15 +105,17 @@ export const atsInval = (
     words[0] |= processId << ID_SHIFT;
     words[1] |= PV;
   }
+  // A process's entries may be global; then they are so to the device.
+  const g = processId >= 0 ? 1 : 0;
   if (order < 0) {
     // All of 2^64 bytes: every bit but the topmost is one.
-    words[2] = 0xffff_f800 | 0;
+    words[2] = 0xffff_f800 | g;
     words[3] = 0x7fff_ffff;
     return;
   }
   const lowest = order === 0 ? 0 : 2 ** (order - 1) - 1;
   const page = pfn + lowest;
-  words[2] = ((page % 2 ** 20) * 2 ** PAGE_SHIFT) | (order === 0 ? 0 : 1 << 11);
+  words[2] = ((page % 2 ** 20) * 2 ** PAGE_SHIFT) | (order === 0 ? 0 : 1 << 11) | g;
   words[3] = Math.floor(page / 2 ** 20);
 };
 

@@ -7,6 +7,9 @@
  *   servePages()   faults it in as a fault of the process's own would, and answers the group
  *   the kernel     has changed entries and flushes TLBs: what IOMMU and device cached goes with it
  *
+ * Soft-dirty is the bit of an entry that says "global" to the hardware (mm/pgtable/pte.ts; a hart makes
+ * nothing of it). So invalidations are by address and not by PSCID, which would spare such entries.
+ *
  * An answer promises nothing: the page may be gone when the device asks again, and then it asks for the
  * page once more. When the process exits its context goes first.
  */
@@ -34,6 +37,7 @@ import type { RecordRing } from './iommu-queues.ts';
 
 /** PSCIDs of processes are above those of domains. */
 const PSCID_BASE = 1 << 19;
+const EVERY_PSCID = -1;
 /** Pages above which all of an address space is invalidated. */
 const INVALIDATE_LIMIT = 512;
 
@@ -197,7 +201,7 @@ export class IommuSva {
     const { iommu } = this;
     clearProcessContext(iommu.kernel, device.pdt, processId);
     iommu.send((words) => iodirInvalPdt(words, device.id, processId));
-    iommu.send((words) => iotinvalVma(words, PSCID_BASE + processId, -1));
+    iommu.send((words) => iotinvalVma(words, EVERY_PSCID, -1));
     iommu.sync();
     if (!device.removed) iommu.sendAtsInval(device, processId, 0, -1);
   }
@@ -208,14 +212,13 @@ export class IommuSva {
     const bond = this.bondOf(processId);
     if (bond.dead) return;
     this.counts.invalidations++;
-    const pscid = PSCID_BASE + processId;
     const first = Math.floor(start / PAGE_SIZE);
     const n = Math.ceil(end / PAGE_SIZE) - first;
     const all = n > INVALIDATE_LIMIT;
-    if (all) iommu.send((words) => iotinvalVma(words, pscid, -1));
+    if (all) iommu.send((words) => iotinvalVma(words, EVERY_PSCID, -1));
     else
       for (let pfn = first; pfn < first + n; pfn++)
-        iommu.send((words) => iotinvalVma(words, pscid, pfn));
+        iommu.send((words) => iotinvalVma(words, EVERY_PSCID, pfn));
     iommu.sync();
     for (const id of [...bond.devices]) {
       const device = iommu.deviceOf(id);
