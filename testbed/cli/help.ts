@@ -41,6 +41,8 @@ Several programs run in as many VMs on one host; devices are plugged into the fi
   --param N                a number for the guest program, up to four times (guests/README.md)
   --backing KIND           what is behind the guest's memory: mixed, anon, thp, shmem, hugetlb, file,
                            fsdax, devdax or gmem (default mixed: half anon, half shmem)
+  --iommu MODE             devices behind the host's IOMMU: off, strict, deferred (invalidated later) or
+                           sva (the process's own addresses, faulted in on demand; default off)
   --disk FILE|SIZE         a virtio disk: an image file, or an empty one that goes; repeatable
   --pmem FILE|SIZE         persistent memory by virtio, in the same way
   --nvdimm FILE|SIZE       an NVDIMM, in the same way (an image has 132K more than its memory)

@@ -1,5 +1,6 @@
 /** `gupbed run`: guest programs under the hypervisor, each in a VM of its own. */
 import { basename } from 'node:path';
+import type { IommuMode } from '#devices/host';
 import { BACKING_KINDS, type BackingKind, isBackingKind } from '../machine/backing.ts';
 import type { Guest } from '../machine/guest.ts';
 import {
@@ -28,6 +29,15 @@ const backingOf = (kind: string): BackingKind => {
   if (!isBackingKind(kind))
     throw new UsageError(`--backing ${kind}: one of ${BACKING_KINDS.join(', ')}`);
   return kind;
+};
+
+const IOMMU_MODES: readonly IommuMode[] = ['off', 'strict', 'deferred', 'sva'];
+
+/** `--iommu`. @throws UsageError for a mode that is none */
+const iommuOf = (word: string): IommuMode => {
+  const mode = IOMMU_MODES.find((name) => name === word);
+  if (mode === undefined) throw new UsageError(`--iommu ${word}: one of ${IOMMU_MODES.join(', ')}`);
+  return mode;
 };
 
 /** `--power-fail-at N` or `event:N`: after so many instructions, or with that event of the NVDIMM. 0: never. */
@@ -61,6 +71,7 @@ const guestsOf = (args: ParsedArgs): GuestConfig[] => {
     );
   const activity = values['activity'] === true ? FIGHT_GAPS : null;
   const backing = backingOf(String(values['backing']));
+  const iommu = iommuOf(String(values['iommu']));
   const parts = partsOf(args, powerFailOf(args).event);
   return files.map((file, i) => ({
     name: guestName(file, files.indexOf(file) === i ? 0 : i),
@@ -68,6 +79,7 @@ const guestsOf = (args: ParsedArgs): GuestConfig[] => {
     harts,
     activity,
     backing,
+    iommu,
     parts: i === 0 ? parts : [],
   }));
 };
@@ -83,6 +95,7 @@ export const runCommand = async (words: string[]): Promise<number> => {
     activity: { type: 'boolean', default: false },
     param: { type: 'string', multiple: true },
     backing: { type: 'string', default: 'mixed' },
+    iommu: { type: 'string', default: 'off' },
     'power-fail-at': { type: 'string' },
     ...PART_OPTIONS,
     ...HOST_OPTIONS,
