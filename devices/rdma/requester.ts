@@ -299,6 +299,8 @@ const acknowledge = (nic: NicContext, qp: RdmaQp, psn: number): boolean => {
     const upTo = psnDiff(psn, work.firstPsn);
     if (upTo < 0) break;
     if (isReadLike(work)) {
+      // As far as the answer has come, it is known.
+      if (upTo < work.answered) break;
       retry(nic, qp, psnAdd(work.firstPsn, work.answered));
       return false;
     }
