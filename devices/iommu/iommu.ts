@@ -26,7 +26,10 @@ import {
   type PhysMemory,
   PTE_R,
   PTE_W,
+  RAM_BASE,
+  RAM_OFFSET,
 } from '#emu';
+import { BusPort } from '../bus-port.ts';
 import type { AtsCompletion, AtsDevice, AtsRequest, PageRequest } from './ats.ts';
 import { AtsUnit, type AtsUnitState } from './ats-unit.ts';
 import { type AtsInvalidation, CommandQueue, type CommandTarget } from './command-queue.ts';
@@ -88,7 +91,10 @@ interface Counts {
 
 export class Iommu implements MmioDevice, CommandTarget {
   readonly name: string;
-  private readonly config: IommuConfig;
+  private readonly port: DmaPort;
+  /** The port is the bus itself, and where its RAM ends. */
+  private readonly onBus: boolean;
+  private readonly ramEnd: number;
   private readonly translator: IoTranslator;
   private readonly commands: CommandQueue;
   private readonly faults: RecordQueue;
@@ -107,7 +113,9 @@ export class Iommu implements MmioDevice, CommandTarget {
     const { memory, port, clock, name } = config;
     const extended = config.extendedFormat ?? true;
     this.name = name;
-    this.config = config;
+    this.port = port;
+    this.onBus = port instanceof BusPort;
+    this.ramEnd = RAM_BASE + memory.ramBytes;
     this.translator = new IoTranslator(memory, port, extended);
     this.interrupts = new IommuInterrupts(config.irq, port, (msiAddress) =>
       this.report(s.CAUSE_MSI_WRITE_ACCESS, s.TTYP_NONE, 0, -1, false, msiAddress),
@@ -180,11 +188,14 @@ export class Iommu implements MmioDevice, CommandTarget {
   translate(deviceId: number, processId: number, iova: number, write: boolean): number {
     const spa = this.spa(deviceId, processId, iova, write);
     if (spa < 0) return spa === DMA_WAIT ? DMA_WAIT : DMA_FAULT;
-    return this.config.port.translate(spa, write);
+    // Straight on the bus: physical memory is where it is.
+    if (!this.onBus) return this.port.translate(spa, write);
+    return spa >= RAM_BASE && spa < this.ramEnd ? spa - RAM_BASE + RAM_OFFSET : DMA_FAULT;
   }
 
   /** Where an access goes whose address the device has translated. As spa(). */
   translated(deviceId: number, processId: number, address: number, write: boolean): number {
+    if (!this.hpm.active && this.translator.passes(deviceId)) return address;
     const ttyp = write ? s.TTYP_TRANSLATED_WRITE : s.TTYP_TRANSLATED_READ;
     return this.request(deviceId, processId, false, address, write ? PTE_W : PTE_R, ttyp);
   }
@@ -239,7 +250,7 @@ export class Iommu implements MmioDevice, CommandTarget {
   writeMsi(deviceId: number, iova: number, data: number, lenBytes: number): number {
     if (lenBytes !== 4 || (iova & 3) !== 0) return DMA_OK;
     const { stages, msi } = this.translator;
-    const outcome = storeMrif(stages, this.config.port, msi, iova & 0xfff, data);
+    const outcome = storeMrif(stages, this.port, msi, iova & 0xfff, data);
     if (outcome === 0 || outcome === DMA_WAIT) return outcome === 0 ? DMA_OK : DMA_WAIT;
     this.report(outcome, s.TTYP_UNTRANSLATED_WRITE, deviceId, -1, false, iova);
     return DMA_FAULT;

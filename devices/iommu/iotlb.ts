@@ -30,6 +30,11 @@ const LOG2_ENTRIES = [11, 9, 6, 6, 6] as const;
 const BASE = [0, 2048, 2560, 2624, 2688] as const;
 const NR_ENTRIES = 2752;
 const MASK_4K = (1 << LOG2_ENTRIES[0]) - 1;
+const MASK_2M = (1 << LOG2_ENTRIES[1]) - 1;
+/** Spreads spaces over the entries. */
+const SPREAD = 0x9e5;
+/** Page numbers below this are 31-bit numbers. */
+const LOOKUP_LIMIT = 2 ** 43;
 /** Spaces that are told apart at one time; one more, and all entries go. */
 const MAX_SPACES = 1024;
 
@@ -121,25 +126,27 @@ export class Iotlb {
   }
 
   /**
-   * The hit.
+   * The hit. Of addresses below 8 TiB; above them it finds nothing, and hit() does.
    * @param need IOTLB_R, IOTLB_W or IOTLB_X
    * @returns physical address, or -1
    */
   lookup(space: number, iova: number, need: number): number {
-    const page = Math.floor(iova / 4096);
-    const at = (page ^ (space * 0x9e5)) & MASK_4K;
+    if (!(iova < LOOKUP_LIMIT)) return -1;
+    const page = (iova * (1 / 4096)) | 0;
+    const at = (page ^ (space * SPREAD)) & MASK_4K;
     const tag = this.tag[at]!;
     if (this.page[at] === page && tag >>> TAG_SHIFT === space && (tag & need) !== 0)
-      return this.spa[at]! + (iova - page * 4096);
-    return this.nrLarge === 0 ? -1 : this.lookupLarge(space, iova, need);
+      return this.spa[at]! + (iova & 4095);
+    return this.nrLarge === 0 ? -1 : this.lookupLarge(space, iova, page, need);
   }
 
-  private lookupLarge(space: number, iova: number, need: number): number {
-    for (let level = 1; level < LEVELS; level++) {
-      const at = this.find(space, iova, level);
-      if (at >= 0 && (this.tag[at]! & need) !== 0)
-        return this.spa[at]! + (iova % iotlbBytes(level));
-    }
+  /** The same for 2 MiB, the usual size above 4 KiB. */
+  private lookupLarge(space: number, iova: number, page: number, need: number): number {
+    const large = page >>> 9;
+    const at = BASE[1] + ((large ^ (space * SPREAD)) & MASK_2M);
+    const tag = this.tag[at]!;
+    if (this.page[at] === large && tag >>> TAG_SHIFT === space && (tag & need) !== 0)
+      return this.spa[at]! + (iova & 0x1f_ffff);
     return -1;
   }
 
@@ -162,7 +169,7 @@ export class Iotlb {
 
   private slot(space: number, page: number, level: number): number {
     const mask = (1 << LOG2_ENTRIES[level]!) - 1;
-    return BASE[level]! + ((page ^ (space * 0x9e5)) & mask);
+    return BASE[level]! + ((page ^ (space * SPREAD)) & mask);
   }
 
   private find(space: number, iova: number, level: number): number {

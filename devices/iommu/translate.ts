@@ -111,6 +111,8 @@ export class IoTranslator {
   private readonly recentDevice: Int32Array;
   private readonly recentProcess: Int32Array;
   private readonly recentSpace: Int32Array;
+  /** Devices whose translated requests go by as they are, by their low bits; -1: none. */
+  private readonly recentPass: Int32Array;
 
   constructor(memory: PhysMemory, port: DmaPort, extended: boolean) {
     this.iotlb = new Iotlb();
@@ -130,6 +132,7 @@ export class IoTranslator {
     this.recentDevice = new Int32Array(RECENT).fill(-1);
     this.recentProcess = new Int32Array(RECENT);
     this.recentSpace = new Int32Array(RECENT);
+    this.recentPass = new Int32Array(RECENT).fill(-1);
   }
 
   /**
@@ -144,6 +147,11 @@ export class IoTranslator {
       : -1;
   }
 
+  /** Translated requests of the device go by as they are: translate() has said so before. */
+  passes(deviceId: number): boolean {
+    return this.recentPass[deviceId & (RECENT - 1)] === deviceId;
+  }
+
   /** ddtp: DDTP_MODE_*, and the page of the directory's root. What is cached stays. */
   setDirectory(mode: number, rootPpn: number): void {
     this.mode = mode;
@@ -154,6 +162,7 @@ export class IoTranslator {
   /** Contexts or spaces have changed: fast() knows none any more. */
   forgetStreams(): void {
     this.recentDevice.fill(-1);
+    this.recentPass.fill(-1);
   }
 
   /**
@@ -194,7 +203,10 @@ export class IoTranslator {
       if (levels > 0 && processIdTooWide(processId, levels)) return CAUSE_TYPE_DISALLOWED;
     }
     // Step 8.
-    if (translated && (dc.tc & TC_T2GPA) === 0) return this.identity(iova);
+    if (translated && (dc.tc & TC_T2GPA) === 0) {
+      this.recentPass[deviceId & (RECENT - 1)] = deviceId;
+      return this.identity(iova);
+    }
     // Steps 9 to 16.
     const stream = translated
       ? this.bareStream(dc)
