@@ -54,7 +54,8 @@ build virtio-balloon "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/fdt.c vir
 build virtio-blk "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-blk.c
 build virtio-pmem "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-pmem.c
 build virtio-console "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-console.c
-build virtio-rng "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-rng.c
+build virtio-rng "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/fdt.c \
+    lib/iommu.c lib/sv39.c virtio-rng.c
 build bare-hello "${M_MODE[@]}" "${BARE_RUNTIME[@]}" bare-hello.c
 for source in wild-*.S; do
     build "${source%.S}" "${S_MODE[@]}" "$source"

@@ -6,11 +6,16 @@
  * value about as often as any other.
  *
  * Parameter 0 = features of the rings that are left alone: 1 packed, 2 indirect, 4 event index,
- * 8 notification data. Parameter 1 = requests (default 400).
+ * 8 notification data. Parameter 1 = requests (default 400). Parameter 2 = 1: the device is behind the
+ * IOMMU, which lets it have the image of this program and nothing else; a buffer elsewhere must come
+ * back as it was, and be in the fault queue.
  */
+#include "fdt.h"
+#include "iommu.h"
 #include "plic.h"
 #include "print.h"
 #include "runtime.h"
+#include "sv39.h"
 #include "virtio.h"
 
 #define DEFAULT_REQUESTS 400
@@ -21,6 +26,11 @@
 #define GUARD 0xa5
 #define SEED 0x726e67UL
 
+/* The IOMMU's device_id of the device in virtio slot 0, and the address space it gets. */
+#define FIRST_DEVICE 8
+#define SPACE 3UL
+#define PTE_U (1UL << 4) /* a device is a user */
+
 struct buffer {
     u8 bytes[MAX_SEGMENTS][GUARD_BYTES + SEGMENT_BYTES + GUARD_BYTES];
     struct virtq_segment segment[MAX_SEGMENTS];
@@ -30,6 +40,7 @@ struct buffer {
 static struct virtio_device device;
 static struct virtq queue;
 static struct buffer buffers[NR_BUFFERS];
+static sv39_table root, middle;
 static u64 hart, random_state = SEED;
 static volatile u64 interrupts;
 static u64 failures, seen[256], total;
@@ -100,12 +111,48 @@ static void check_distribution(void)
         failed("chi squared", expected == 0 ? 0 : sum / expected);
 }
 
+/* Lets the device reach the image, where it is, and nothing else. */
+static int put_behind_iommu(void)
+{
+    if ((device.features & VIRTIO_F_ACCESS_PLATFORM) == 0 || !iommu_init())
+        return 0;
+    sv39_map_image(root, middle);
+    for (u32 i = 0; i < 512; i++)
+        if (middle[i] != 0)
+            middle[i] |= PTE_U;
+    iommu_set_context(FIRST_DEVICE + (u32)((device.base >> 12) - 0x10001), 0, 0, SPACE,
+                      SATP_MODE_SV39 | (u64)root >> 12);
+    iommu_enable();
+    return 1;
+}
+
+/* Nothing may be written to memory that the IOMMU keeps the device from. */
+static void try_elsewhere(u8 *elsewhere)
+{
+    struct iommu_fault fault;
+    struct virtq_segment segment = { elsewhere, 64, 1 };
+    u32 written = 1;
+    memset(elsewhere, GUARD, 64);
+    virtq_add(&queue, &segment, 1, elsewhere);
+    virtq_kick(&queue);
+    while (virtq_get(&queue, &written) == 0)
+        ;
+    if (written != 0)
+        failed("bytes written elsewhere", written);
+    for (u32 i = 0; i < 64; i++)
+        if (elsewhere[i] != GUARD)
+            failed("a byte elsewhere", elsewhere[i]);
+    if (!iommu_take_fault(&fault) || (fault.what & 0xfff) != IOMMU_CAUSE_WRITE_PAGE ||
+        fault.iova != (u64)elsewhere)
+        failed("the fault's address", fault.iova);
+    print("virtio-rng: kept from elsewhere by the IOMMU\n");
+}
+
 int main(u64 this_hart, const void *fdt)
 {
-    (void)fdt;
     hart = this_hart;
     u64 requests = parameter(1, DEFAULT_REQUESTS), left_alone = parameter(0, 0);
-    u64 wanted = VIRTIO_RING_FEATURES;
+    u64 wanted = VIRTIO_RING_FEATURES | VIRTIO_F_ACCESS_PLATFORM;
     if (left_alone & 1)
         wanted &= ~VIRTIO_F_RING_PACKED;
     if (left_alone & 2)
@@ -117,6 +164,10 @@ int main(u64 this_hart, const void *fdt)
     if (!virtio_find(VIRTIO_ID_ENTROPY, &device) || !virtio_negotiate(&device, wanted) ||
         !virtq_setup(&queue, &device, 0, 0)) {
         print("virtio-rng: no device\n");
+        return 1;
+    }
+    if (parameter(2, 0) && !put_behind_iommu()) {
+        print("virtio-rng: it is not behind an IOMMU\n");
         return 1;
     }
     plic_enable(hart, device.irq);
@@ -156,6 +207,8 @@ int main(u64 this_hart, const void *fdt)
         csr_set(sstatus, SSTATUS_SIE);
     }
     check_distribution();
+    if (parameter(2, 0))
+        try_elsewhere((u8 *)(fdt_memory_end(fdt) - PAGE_SIZE));
     if (interrupts == 0)
         failed("interrupts", interrupts);
     if (failures != 0) {

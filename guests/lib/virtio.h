@@ -27,6 +27,7 @@
 #define VIRTIO_F_INDIRECT_DESC (1UL << 28)
 #define VIRTIO_F_EVENT_IDX (1UL << 29)
 #define VIRTIO_F_VERSION_1 (1UL << 32)
+#define VIRTIO_F_ACCESS_PLATFORM (1UL << 33) /* addresses are those of an IOMMU */
 #define VIRTIO_F_RING_PACKED (1UL << 34)
 #define VIRTIO_F_NOTIFICATION_DATA (1UL << 38)
 /* What virtqueues here can use. */

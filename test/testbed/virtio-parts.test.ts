@@ -4,6 +4,7 @@
  * and no byte is lost.
  */
 import { describe, expect, it } from 'vitest';
+import type { MirrorPortState } from '#devices/host';
 import { HostMachine } from '#testbed';
 import type { GuestPart } from '../../testbed/machine/part.ts';
 import { putParameters } from '../../testbed/machine/parameters.ts';
@@ -15,10 +16,21 @@ const ACTIVITY = { migrate: 2500, protect: 4000, remap: 30_000, fork: 60_000, ha
 const LIMIT = 2e7;
 const ALONE = { PACKED: 1, INDIRECT: 2, EVENT_IDX: 4 };
 
-const portOf = (part: GuestPart) => (part.save() as { plug: VirtioPlugState }).plug.port;
+/** The mirror port of a virtio part, or of the IOMMU before it. */
+const portOf = (part: GuestPart): MirrorPortState => {
+  const saved = part.save() as { plug?: VirtioPlugState; port?: MirrorPortState };
+  const port = saved.plug?.port ?? saved.port;
+  if (port === undefined) throw new Error('the part has no port');
+  return port;
+};
 
-/** Boots `name` with a part; what its parameters are, it says itself. */
-const boot = (name: string, part: PartConfig, parameters: number[], active = true) => {
+/** Boots `name` with parts; what its parameters are, it says itself. */
+const boot = (
+  name: string,
+  part: PartConfig | PartConfig[],
+  parameters: number[],
+  active = true,
+): HostMachine => {
   const machine = new HostMachine(
     {
       seed: 7,
@@ -29,7 +41,7 @@ const boot = (name: string, part: PartConfig, parameters: number[], active = tru
           memoryBytes: 16 << 20,
           harts: 1,
           activity: active ? ACTIVITY : null,
-          parts: [part],
+          parts: [part].flat(),
         },
       ],
     },
@@ -65,6 +77,24 @@ describe('a guest’s virtio-rng while the host moves its memory', () => {
       expect(taken).toBeGreaterThan(30);
       expect(faults).toBeGreaterThan(taken);
     });
+
+  for (const alone of [0, ALONE.PACKED])
+    it(`behind the guest’s own IOMMU it reaches what that lets it, and nothing else (${alone})`, () => {
+      const parts: PartConfig[] = [{ kind: 'iommu' }, { kind: 'virtio-rng', iommu: true }];
+      const { lines, taken } = runOn(boot('virtio-rng', parts, [alone, 150, 1]));
+      expect(lines.slice(-3)).toEqual([
+        'virtio-rng: kept from elsewhere by the IOMMU',
+        'virtio-rng: 150 requests',
+        'virtio-rng: ok',
+      ]);
+      expect(taken).toBeGreaterThan(30);
+    });
+
+  it('a device behind an IOMMU that comes after it, or not at all, is refused', () => {
+    const rng: PartConfig = { kind: 'virtio-rng', iommu: true };
+    expect(() => boot('virtio-rng', rng, [])).toThrow('no IOMMU before it');
+    expect(() => boot('virtio-rng', [rng, { kind: 'iommu' }], [])).toThrow('no IOMMU before it');
+  });
 
   it('left alone, the port enters each page once and loses none', () => {
     const { faults, taken } = runOn(boot('virtio-rng', { kind: 'virtio-rng' }, [0, 50], false));

@@ -159,7 +159,7 @@ export class Guest {
     this.dma = new DmaEngine({
       clock,
       irq: this.plic.source(DMA_ENGINE_IRQ),
-      port: this.partPort(IOMMU_DEVICE_DMA) ?? this.dmaSide.port,
+      port: portBehind(this.parts, IOMMU_DEVICE_DMA) ?? this.dmaSide.port,
       name: `dma-engine${index}`,
     });
     this.bus = new Bus(); // guest physical: no RAM of the host on it
@@ -198,7 +198,8 @@ export class Guest {
     const { k, kvm, clock, index } = this.wiring;
     const { mm, vm } = this;
     let virtioSlot = 0;
-    return (this.config.parts ?? []).map((config, i) => {
+    const parts: GuestPart[] = [];
+    for (const [i, config] of (this.config.parts ?? []).entries()) {
       const wiring: PartWiring = {
         k,
         kvm,
@@ -212,17 +213,13 @@ export class Guest {
         hvaOf: (gpa) => this.hvaOf(gpa),
         onWritten: (gpa, lenBytes) => markGuestDirty(vm, gpa, lenBytes),
         endSlice: () => this.wiring.endSlice(),
+        dmaPort: (deviceId) => portBehind(parts, deviceId),
         putConsole: (byte) => this.console.put(byte),
       };
       if (partTakesVirtioSlot(config)) virtioSlot++;
-      return createPart(config, wiring, state?.parts[i]);
-    });
-  }
-
-  /** Port of a device that is behind one of the parts: an IOMMU of the guest's own. */
-  private partPort(deviceId: number): DmaEnginePort | undefined {
-    for (const part of this.parts) if (part.dmaPort !== undefined) return part.dmaPort(deviceId);
-    return undefined;
+      parts.push(createPart(config, wiring, state?.parts[i]));
+    }
+    return parts;
   }
 
   /** The mappings behind its memory. */
@@ -316,6 +313,10 @@ export class Guest {
     };
   }
 }
+
+/** Port of a device that is behind one of the parts: an IOMMU of the guest's own. */
+const portBehind = (parts: readonly GuestPart[], deviceId: number): DmaEnginePort | undefined =>
+  parts.find((part) => part.dmaPort !== undefined)?.dmaPort?.(deviceId);
 
 interface GuestMemory {
   mm: MmStruct;

@@ -80,6 +80,8 @@ export interface PartWiring {
   onWritten(gpa: number, lenBytes: number): void;
   /** The guest's slice ends after the instruction under way. */
   endSlice(): void;
+  /** Memory as the device with this id sees it behind an IOMMU, which is a part before this one. */
+  dmaPort(deviceId: number): DmaEnginePort | undefined;
   /** A byte for the guest's console. */
   putConsole(byte: number): void;
 }

@@ -8,6 +8,8 @@ export interface VirtioRngPartConfig {
   kind: 'virtio-rng';
   /** Of the bytes that the guest gets. Default 1. */
   seed?: number;
+  /** It is behind the guest's IOMMU, which is a part before it. Default false. */
+  iommu?: boolean;
 }
 
 interface State {
@@ -24,7 +26,12 @@ export const VIRTIO_RNG_PART: PartKind<VirtioRngPartConfig> = {
     const fill = (into: Uint8Array): void => {
       for (let i = 0; i < into.length; i++) into[i] = rng.next();
     };
-    const plug = plugVirtio(wiring, (port) => new VirtioRng({ port, fill }), state?.plug);
+    const plug = plugVirtio(
+      wiring,
+      (port) => new VirtioRng({ port, fill }),
+      state?.plug,
+      config.iommu,
+    );
     const { device } = plug;
     if (state !== undefined) {
       rng.restore(state.rng);
