@@ -84,6 +84,9 @@ export interface MmuState {
   table: ContextTableState;
   dataContext: number;
   fetchContext: number;
+  /** What `pa` says. */
+  lastOffset: number;
+  mmioPa: number;
 }
 
 export class Mmu {
@@ -364,12 +367,16 @@ export class Mmu {
       table: this.table.save(),
       dataContext: this.dataContext.index,
       fetchContext: this.fetchContext.index,
+      lastOffset: this.lastOffset,
+      mmioPa: this.mmioPa,
     };
   }
 
   /** Goes with the bytes of the TLB region and of the hart block, which the machine restores. */
   restore(state: MmuState): void {
     Object.assign(this.regs, state.regs);
+    this.lastOffset = state.lastOffset;
+    this.mmioPa = state.mmioPa;
     this.table.restore(state.table);
     const contexts = this.table.contexts;
     this.dataContext = contexts[state.dataContext] ?? this.table.bare;

@@ -48,6 +48,29 @@ class Runner implements Actor {
   }
 }
 
+/** Does nothing but note whose turn it is. */
+class Named implements Actor {
+  readonly quiet = true;
+  readonly name: string;
+  awake: boolean;
+  private readonly log: string[];
+
+  constructor(name: string, log: string[]) {
+    this.name = name;
+    this.awake = true;
+    this.log = log;
+  }
+
+  wakeAt(): number {
+    return this.awake ? 0 : Number.POSITIVE_INFINITY;
+  }
+
+  turn(limit: number): Turn {
+    this.log.push(`${this.name}${limit}`);
+    return 'ran';
+  }
+}
+
 const schedulerOf = (seed: number, ...actors: Actor[]) => {
   const clock = new Clock();
   const scheduler = new Scheduler(clock, new Rng(seed));
@@ -181,5 +204,43 @@ describe('machine time', () => {
     while (clock.nextAt < Number.POSITIVE_INFINITY) scheduler.step(1e9);
     expect(new Set(taken)).toEqual(new Set([0]));
     expect(taken).toHaveLength(129);
+  });
+});
+
+describe('with a quantum', () => {
+  const robin = () => {
+    const log: string[] = [];
+    const scheduler = new Scheduler(new Clock(), new Rng(1), 700);
+    const actors = ['a', 'b', 'c'].map((name) => new Named(name, log));
+    for (const actor of actors) scheduler.add(actor);
+    return { log, scheduler, actors };
+  };
+  const steps = (scheduler: Scheduler, count: number): void => {
+    for (let i = 0; i < count; i++) scheduler.step(1e9);
+  };
+
+  it('everybody who can run has a turn of it, in order', () => {
+    const { log, scheduler } = robin();
+    steps(scheduler, 5);
+    expect(log).toEqual(['a700', 'b700', 'c700', 'a700', 'b700']);
+  });
+
+  it('who sleeps is passed over, and comes back in his place', () => {
+    const { log, scheduler, actors } = robin();
+    steps(scheduler, 1);
+    actors[1]!.awake = false;
+    steps(scheduler, 2);
+    actors[1]!.awake = true;
+    steps(scheduler, 2);
+    expect(log.map((entry) => entry[0]).join('')).toBe('acabc');
+  });
+
+  it('a restored scheduler goes on with the next one', () => {
+    const { scheduler } = robin();
+    steps(scheduler, 2);
+    const other = robin();
+    other.scheduler.restore(scheduler.save());
+    steps(other.scheduler, 1);
+    expect(other.log).toEqual(['c700']);
   });
 });

@@ -55,6 +55,36 @@ describe('harts of one guest', () => {
   });
 });
 
+describe('harts in round robin, by a quantum of instructions', () => {
+  const machineOf = (seed: number, quantum: number): HostMachine => {
+    const guests = [{ ...guestOf('smp', 4), activity: null }];
+    const machine = new HostMachine({ seed, policy: 'linux-7', guests, quantum });
+    machine.boot(machine.guests[0]!, putParameters(elfImage('smp'), [60, 40]));
+    return machine;
+  };
+  const retired = (machine: HostMachine): number[] =>
+    machine.guests[0]!.vcpus.map((vcpu) => vcpu.state.retired);
+
+  it('all of them come to the end, and the seed has no part in it', () => {
+    const runs = [1, 2].map((seed) => {
+      const machine = machineOf(seed, 500);
+      expect(outcome(machine)[0]).toMatch(/^smp: 4 harts, .* 0 mismatches$/);
+      return retired(machine);
+    });
+    expect(runs[0]).toEqual(runs[1]);
+  });
+
+  it('none is a quantum ahead while all of them are busy', () => {
+    const quantum = 500;
+    const machine = machineOf(1, quantum);
+    for (let i = 0; i < 3000; i++) machine.step(1e9);
+    const [, ...others] = retired(machine);
+    expect(Math.min(...others)).toBeGreaterThan(10 * quantum);
+    // They were started one after the other, and each of their faults ends a turn.
+    expect(Math.max(...others) - Math.min(...others)).toBeLessThan(Math.max(...others) / 4);
+  });
+});
+
 describe('several VMs on one host', () => {
   it('three guests of two harts, each over memory of another kind, do not meet', () => {
     const guests = (['anon', 'shmem', 'thp'] as const).map((backing, i) =>
