@@ -120,7 +120,7 @@ export const GUP_USERS: readonly GupUser[] = [
           'nothing while the device can wait for a page; without the look at the sequence it would use a page that was freed',
       },
     },
-    since: 'gfn_to_pfn_cache since 5.17, without a reference once it is valid since 6.4',
+    since: 'gfn_to_pfn_cache since 5.17',
   },
   {
     id: 'dma-engine',
