@@ -49,6 +49,7 @@ build smp "${S_MODE[@]}" "${RUNTIME[@]}" lib/sv39.c smp.c
 build iommu "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/sv39.c lib/iommu.c iommu.c
 build rdma "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/rdma.c rdma.c
 build txlog "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/pmem.c lib/txlog.c txlog.c
+build nvdimm "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/pmem.c lib/labels.c nvdimm.c
 build txlog-recover "${M_MODE[@]}" "${BARE_RUNTIME[@]}" lib/txlog.c txlog-recover.c
 build virtio-balloon "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/fdt.c virtio-balloon.c
 build virtio-blk "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-blk.c

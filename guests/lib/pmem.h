@@ -21,4 +21,10 @@ void pmem_flush(const volatile void *from, u64 len);
 /* What was flushed, or on a virtio-pmem all that was stored, is durable on return. */
 void pmem_drain(void);
 
+/* Zeroes a whole line at once (CBO.ZERO): what a line of bad memory needs to be good again. */
+static inline void pmem_zero_line(u64 line)
+{
+    __asm__ volatile(".insn i 0x0f, 2, x0, %0, 4" ::"r"(line) : "memory");
+}
+
 #endif
