@@ -14,8 +14,15 @@ import {
   setUserMemoryRegion,
 } from '#kvm';
 import {
+  type AddressSpace,
   assertKernel,
   drive,
+  HUGETLB_ORDER_1G,
+  hugetlbFileSetup,
+  hugetlbSetPool,
+  MAP_FIXED,
+  MAP_SHARED,
+  mmap,
   MADV_COLLAPSE,
   MADV_DONTNEED,
   MADV_NOHUGEPAGE,
@@ -241,4 +248,58 @@ test('a VM with huge leaves gives every frame back', () => {
   expect(drive(setUserMemoryRegion(m.kvm, m.vm, { ...slotOf(m), lenBytes: 0 }))).toBe(0);
   expect(m.vm.gstage.nrMapped).toBe(0);
   expect(gstageLevel(m.k, m.vm.gstage, GSTAGE_GPA_LIMIT - PAGE)).toBe(-1);
+});
+
+describe('1 GiB (hugetlb)', () => {
+  const GIB = 2 ** 30;
+  const gpa = 4 * GIB;
+  const hva = 16 * GIB;
+
+  const machineWithGiant = (): TestMachine => {
+    const m = testMachine({ ramMib: 2304 });
+    expect(hugetlbSetPool(m.k, HUGETLB_ORDER_1G, 1)).toBe(1);
+    const mapping = hugetlbFileSetup(m.k, HUGETLB_ORDER_1G, GIB / PAGE) as AddressSpace;
+    const flags = MAP_SHARED | MAP_FIXED;
+    const prot = PROT_READ | PROT_WRITE;
+    const request = { hva, lenBytes: GIB, prot, flags, mapping, pgoff: 0 };
+    expect(drive(mmap(m.k, m.mm, request))).toBe(hva);
+    setMemSlot(m.vm, { id: 1, gpa, lenBytes: GIB, hva });
+    return m;
+  };
+
+  test('is one leaf of the third level, which the hart walks; the host takes all of it back', () => {
+    const m = machineWithGiant();
+    const last = gpa + GIB - PAGE;
+    expect(touch(m, last, true)).toBe(0);
+    expect(levelAt(m, gpa)).toBe(2);
+    poke(m, last, 0x1234n);
+    load(
+      m,
+      `li s0, 0x${last.toString(16)}
+      ld t0, 0(s0)
+      addi t0, t0, 1
+      sd t0, 8(s0)
+      ${SHUTDOWN}`,
+    );
+    expect(run(m)).toMatchObject({ kind: 'shutdown' });
+    expect(peek(m, last + 8)).toBe(0x1235n);
+    expect(m.vm.stat.gstageInstalledHuge).toBe(1);
+    const change = mprotect(m.k, m.mm, hva, GIB, PROT_READ);
+    expect(drive(change)).toBe(0);
+    expect(levelAt(m, last)).toBe(-1);
+    expect(m.vm.stat.zaps).toBe(1);
+  });
+
+  test('of a slot that is logged a write takes it apart, down to its page', () => {
+    const m = machineWithGiant();
+    const slot = m.vm.slots[1]!;
+    touch(m, gpa, true);
+    setDirtyLog(m.kvm, m.vm, slot, true);
+    expect(levelAt(m, gpa)).toBe(2);
+    const page = 30_000;
+    expect(touch(m, gpa + page * PAGE, true)).toBe(0);
+    expect(levelAt(m, gpa + page * PAGE)).toBe(0);
+    expect(levelAt(m, gpa)).toBe(1);
+    expect(dirtyPageNumbers(harvestDirtyLog(m.kvm, m.vm, slot)!)).toEqual([page]);
+  });
 });
