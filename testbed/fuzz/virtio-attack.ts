@@ -4,7 +4,8 @@
  *
  * All memory is a window of WINDOW_BYTES; what is outside it is a bus error. Every
  * descriptor of every ring is looked at when it has been written: only bytes that one has offered for
- * writing, and the areas in which the device answers, may change.
+ * writing, and the areas in which the device answers, may change; and only what one offers for reading,
+ * rings and tables are read.
  */
 import { type VirtioDevice, VirtioMmio } from '#devices';
 import { Clock, DMA_FAULT, DMA_OK, DMA_WAIT, type DmaPort } from '#emu';
@@ -57,13 +58,15 @@ interface Ring {
   offered: number;
 }
 
-/** The window, and who may write what. */
+/** The window, and who may read and write what. */
 class WindowPort implements DmaPort {
   readonly bytes: Uint8Array;
   readonly view: DataView;
   rings: Ring[];
   /** 1 by byte of the window: some descriptor offers it for writing, or the device answers there. */
   private readonly mayChange: Uint8Array;
+  /** For reading, or it is the driver's part of a ring. */
+  private readonly mayRead: Uint8Array;
   /** It is a descriptor's. */
   private readonly isDescriptor: Uint8Array;
   accesses: number;
@@ -74,7 +77,7 @@ class WindowPort implements DmaPort {
   private listener: () => void;
   private awaited: boolean;
 
-  /** @param room for the window and what is marked of it: 3 x WINDOW_BYTES of zeroes */
+  /** @param room for the window and what is marked of it: 4 x WINDOW_BYTES of zeroes */
   constructor(room: Uint8Array, rng: Rng) {
     const bytes = room.subarray(0, WINDOW_BYTES);
     this.bytes = bytes;
@@ -82,7 +85,8 @@ class WindowPort implements DmaPort {
     this.rng = rng;
     this.rings = [];
     this.mayChange = room.subarray(WINDOW_BYTES, 2 * WINDOW_BYTES);
-    this.isDescriptor = room.subarray(2 * WINDOW_BYTES);
+    this.isDescriptor = room.subarray(2 * WINDOW_BYTES, 3 * WINDOW_BYTES);
+    this.mayRead = room.subarray(3 * WINDOW_BYTES);
     this.accesses = 0;
     this.waits = 0;
     this.problem = null;
@@ -104,6 +108,8 @@ class WindowPort implements DmaPort {
   read(address: number, into: Uint8Array, intoOffset: number, lenBytes: number): number {
     const offset = this.reach(address, lenBytes);
     if (offset < 0) return offset;
+    if (this.mayRead.subarray(offset, offset + lenBytes).includes(0))
+      this.problem ??= `${lenBytes} bytes read at 0x${address.toString(16)}, which nobody offered`;
     into.set(this.bytes.subarray(offset, offset + lenBytes), intoOffset);
     return DMA_OK;
   }
@@ -143,7 +149,8 @@ class WindowPort implements DmaPort {
    * descriptors; what it takes back later was offered all the same.
    */
   look(): void {
-    for (const { size, packed, desc, device } of this.rings) {
+    for (const { size, packed, desc, driver, device } of this.rings) {
+      mark(this.mayRead, driver, packed ? 4 : 6 + 2 * size);
       mark(this.mayChange, device, packed ? 4 : 6 + 8 * size);
       if (packed) mark(this.mayChange, desc, 16 * size);
       this.lookAtTable(desc, size, packed ? 14 : 12, true);
@@ -152,6 +159,7 @@ class WindowPort implements DmaPort {
 
   private lookAtTable(table: number, count: number, flagsAt: number, outer: boolean): void {
     mark(this.isDescriptor, table, 16 * count);
+    mark(this.mayRead, table, 16 * count);
     for (let i = 0; i < count; i++) {
       const at = table + 16 * i;
       if (at < 0 || at + 16 > WINDOW_BYTES) return;
@@ -159,7 +167,7 @@ class WindowPort implements DmaPort {
       const hi = this.view.getUint32(at + 4, true);
       const start = hi * 2 ** 32 + this.view.getUint32(at, true) - WINDOW_BASE;
       const lenBytes = this.view.getUint32(at + 8, true);
-      if ((flags & 2) !== 0) mark(this.mayChange, start, lenBytes);
+      mark((flags & 2) !== 0 ? this.mayChange : this.mayRead, start, lenBytes);
       if (outer && (flags & 4) !== 0)
         this.lookAtTable(start, Math.min(lenBytes >>> 4, MAX_TABLE), flagsAt, false);
     }
@@ -448,7 +456,7 @@ export const virtioTarget = (
   name,
   describe,
   create: () => {
-    const room = new Uint8Array(3 * WINDOW_BYTES);
+    const room = new Uint8Array(4 * WINDOW_BYTES);
     return (rng) => {
       room.fill(0);
       return new Attack(rng, room, create).run();
