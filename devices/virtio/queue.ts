@@ -19,6 +19,9 @@ import {
 } from './ring.ts';
 import { SplitRing } from './split-ring.ts';
 
+/** Beside what RingFormat.take() returns: the driver has more buffers out than the ring has entries. */
+const RING_TOO_MANY = -4;
+
 /** What a queue holds of its transport. */
 export interface VirtqueueWires {
   /** Where rings and indirect tables are. */
@@ -192,7 +195,7 @@ export class Virtqueue {
     return this.checked(ring.take(chain));
   }
 
-  /** A driver that offers a descriptor again before it was used has more buffers out than descriptors. */
+  /** A driver that offers a descriptor again before it was used could have any number out. */
   private checked(result: number): number {
     return result === RING_TAKEN && this.inFlight >= this.size ? RING_TOO_MANY : result;
   }
@@ -216,6 +219,3 @@ export class Virtqueue {
     this.wires.onBroken();
   }
 }
-
-/** See Virtqueue.checked(). */
-const RING_TOO_MANY = -4;
