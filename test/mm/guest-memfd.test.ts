@@ -4,10 +4,8 @@
  */
 import { PAGE_SIZE } from '#emu';
 import {
-  type AddressSpace,
   accessRemoteVm,
   checkKernel,
-  createPolicy,
   drive,
   EAGAIN,
   EBUSY,
@@ -18,18 +16,18 @@ import {
   EOPNOTSUPP,
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
+  fileDirectRead,
   fileRead,
   fileTruncate,
   fileWrite,
   folioRefCount,
   GUEST_MEMFD_FLAG_INIT_SHARED,
-  GUEST_MEMFD_FLAG_MMAP,
   guestMemfdConvert,
   guestMemfdCreate,
   guestMemfdFallocate,
   guestMemfdIsPrivate,
-  type HostProcess,
-  type Kernel,
+  ITER_DEST,
+  iovIterUbuf,
   lruConfigure,
   MAP_PRIVATE,
   MAP_SHARED,
@@ -39,8 +37,8 @@ import {
   mmap,
   nrFreePages,
   type Path,
-  type PolicyName,
   procMaps,
+  YP_BIO_SUBMITTED,
   YP_MIGRATE_COPIED,
   YP_NOTIFIER_START,
   YP_SECONDARY_PFN,
@@ -51,23 +49,8 @@ import {
   pinUserPagesFast,
   readPinnedPage,
   unpinUserPages,
-  writePinnedPage,
 } from '#mm/driver-api';
-import {
-  createInvalidateState,
-  createSecondaryPfn,
-  guestMemfdBind,
-  guestMemfdGetPfn,
-  guestMemfdUnbind,
-  invalidateBegin,
-  invalidateEnd,
-  invalidateOpen,
-  invalidateRetry,
-  invalidateSeq,
-  pfnToPage,
-  registerGuestMemfdOps,
-  releasePfn,
-} from '#mm/secondary';
+import { guestMemfdBind, guestMemfdUnbind } from '#mm/secondary';
 import { describe, expect, it } from 'vitest';
 import { rng } from '../support/rng.ts';
 import { dioWorld } from './dio-world.ts';
@@ -81,128 +64,24 @@ import {
   RW,
   settled,
   stepTo,
-  type World,
 } from './support.ts';
 
-const MMAP = GUEST_MEMFD_FLAG_MMAP;
-const SHARED = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-const PUNCH = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE;
-
-const createFile = (k: Kernel, nrPages: number, flags: number): AddressSpace => {
-  const file = guestMemfdCreate(k, nrPages * PAGE_SIZE, flags);
-  if (typeof file === 'number') throw new Error(`guestMemfdCreate: ${file}`);
-  return file;
-};
-
-const mapFile = (p: HostProcess, mapping: AddressSpace, flags = MAP_SHARED): number =>
-  drive(
-    mmap(p.k, p.mm, { lenBytes: mapping.nrPages * PAGE_SIZE, prot: RW, flags, mapping, pgoff: 0 }),
-  );
-
-/** What a guest has: entries by page of the file, and an invalidate sequence in pages. */
-interface Guest {
-  k: Kernel;
-  file: AddressSpace;
-  entries: Map<number, number>;
-  state: ReturnType<typeof createInvalidateState>;
-  bound: boolean;
-  retries: number;
-}
-
-/** A guest whose memory is all of the file. */
-const bindGuest = (k: Kernel, file: AddressSpace): Guest => {
-  const guest: Guest = {
-    k,
-    file,
-    entries: new Map(),
-    state: createInvalidateState(),
-    bound: true,
-    retries: 0,
-  };
-  registerGuestMemfdOps(k, 'guest', {
-    invalidateStart: (_binding, first, end) => {
-      invalidateBegin(guest.state, first, end);
-      for (let pgoff = first; pgoff < end; pgoff++) guest.entries.delete(pgoff);
-    },
-    invalidateEnd: () => invalidateEnd(guest.state),
-    released: () => {
-      guest.bound = false;
-    },
-    visitFileEntries: (visit) => {
-      for (const [pgoff, pfn] of guest.entries) visit(file, pgoff, pfn, true);
-    },
-  });
-  expect(drive(guestMemfdBind(k, file, binding(file)))).toBe(0);
-  return guest;
-};
-
-const binding = (
-  file: AddressSpace,
-  over: { pgoff?: number; owner?: number; slot?: number } = {},
-) => ({
-  ops: 'guest',
-  owner: 1,
-  slot: 0,
-  pgoff: 0,
-  nrPages: file.nrPages,
-  ...over,
-});
-
-/** The guest's fault at a page. @returns 0 or -errno */
-function* guestFault(guest: Guest, pgoff: number): Path<number> {
-  const { k, file, state } = guest;
-  const out = createSecondaryPfn();
-  for (;;) {
-    const seq = invalidateSeq(state);
-    const error = yield* guestMemfdGetPfn(k, file, pgoff, out);
-    if (error !== 0) return error;
-    if (invalidateRetry(state, seq, pgoff)) {
-      guest.retries++;
-      releasePfn(k, out, false, false);
-      while (invalidateOpen(state, pgoff)) yield 0;
-      continue;
-    }
-    guest.entries.set(pgoff, out.pfn);
-    releasePfn(k, out, true, true);
-    return 0;
-  }
-}
-
-/** Index of the first word of a page as the guest reaches it. @throws Error where it cannot */
-const guestWord = (guest: Guest, pgoff: number): number => {
-  if (!guest.entries.has(pgoff)) expect(drive(guestFault(guest, pgoff))).toBe(0);
-  return guest.k.memory.pageOffset(pfnToPage(guest.entries.get(pgoff) ?? -1)) >>> 2;
-};
-const guestStore = (guest: Guest, pgoff: number, value: number): void => {
-  guest.k.memory.i32[guestWord(guest, pgoff)] = value;
-};
-const guestLoad = (guest: Guest, pgoff: number): number =>
-  guest.k.memory.i32[guestWord(guest, pgoff)]!;
-
-/** A file that a process maps, and a guest that has it for its memory. */
-const withGuest = (flags = SHARED, policy: PolicyName = 'linux-7', nrPages = 4) => {
-  const w = createWorld();
-  w.k.policy = createPolicy(policy);
-  const p = createProcess(w);
-  const file = createFile(w.k, nrPages, flags);
-  const hva = (flags & MMAP) !== 0 ? mapFile(p, file) : -1;
-  return { w, k: w.k, p, file, hva, guest: bindGuest(w.k, file) };
-};
-
-const convert = (
-  k: Kernel,
-  file: AddressSpace,
-  pgoff: number,
-  toPrivate: boolean,
-  nr = 1,
-): number => drive(guestMemfdConvert(k, file, pgoff, nr, toPrivate));
-
-/** A device stores a byte at the beginning of a page that it has pinned. */
-const deviceWrites = (k: Kernel, page: number, value: number): void =>
-  writePinnedPage(k, page, 0, Uint8Array.of(value), 0, 1);
-
-const allIsWell = ({ k }: Pick<World, 'k'>): void =>
-  expect(checkKernel(k, { quiescent: true })).toEqual([]);
+import {
+  MMAP,
+  SHARED,
+  PUNCH,
+  createFile,
+  mapFile,
+  bindGuest,
+  binding,
+  guestFault,
+  guestStore,
+  guestLoad,
+  withGuest,
+  convert,
+  deviceWrites,
+  allIsWell,
+} from './guest-memfd-world.ts';
 
 describe('making one — kvm_gmem_create()', () => {
   it('wants whole pages, and no flags but MMAP and INIT_SHARED', () => {
@@ -522,41 +401,40 @@ describe('a page changes sides', () => {
 });
 
 describe('recipe 2.16: direct I/O into a shared page, and a conversion', () => {
-  /** A read of a file by O_DIRECT into the page is on its way when it is to become private. */
+  /** A read by O_DIRECT has pinned the page of the guest, and the disk has not yet answered. */
   const race = (sabotaged: boolean) => {
-    const d = dioWorld(new Uint8Array(PAGE_SIZE).fill(0xab));
-    const { k } = d.w;
+    const { w, p, file } = dioWorld(new Uint8Array(PAGE_SIZE).fill(0xab));
+    const { k } = w;
     k.sabotage.gmemConvertsHeld = sabotaged;
-    const file = createFile(k, 1, SHARED);
-    const hva = mapFile(d.p, file);
-    const guest = bindGuest(k, file);
+    const gmem = createFile(k, 1, SHARED);
+    const hva = mapFile(p, gmem);
+    const guest = bindGuest(k, gmem);
     guestStore(guest, 0, 0x11);
-    return { ...d, k, gmem: file, gmemHva: hva, guest };
+    const read = () => fileDirectRead(k, p.mm, file, 0, iovIterUbuf(ITER_DEST, hva, PAGE_SIZE));
+    const transfer = read();
+    stepTo(k, transfer, YP_BIO_SUBMITTED);
+    return { w, k, gmem, guest, read, transfer };
   };
 
-  for (const sabotaged of [false, true])
-    it(
-      sabotaged
-        ? 'without the look at the references the disk writes into private memory'
-        : 'is refused until the transfer is over: after it no byte of the disk arrives',
-      () => {
-        const { k, p, gmem, gmemHva, guest } = race(sabotaged);
-        // A device has pinned the page and has not yet written.
-        const pages = new Int32Array(1);
-        expect(drive(pinUserPagesFast(k, p.mm, gmemHva, 1, FOLL_WRITE, pages))).toBe(1);
-        const error = convert(k, gmem, 0, true);
-        expect(error).toBe(sabotaged ? 0 : -EAGAIN);
-        if (error === 0) guestStore(guest, 0, 0x22);
-        deviceWrites(k, pages[0]!, 0xab);
-        unpinUserPages(k, pages, 1);
-        expect(guestLoad(guest, 0)).toBe(0xab);
-        if (error === 0) return;
-        expect(convert(k, gmem, 0, true)).toBe(0);
-        guestStore(guest, 0, 0x22);
-        expect(drive(pinUserPagesFast(k, p.mm, gmemHva, 1, FOLL_WRITE, pages))).toBe(-EFAULT);
-        expect(guestLoad(guest, 0)).toBe(0x22);
-      },
-    );
+  it('is refused until the disk has answered: no byte of it arrives in private memory', () => {
+    const { w, k, gmem, guest, read, transfer } = race(false);
+    expect(convert(k, gmem, 0, true)).toBe(-EAGAIN);
+    expect(drive(transfer)).toBe(PAGE_SIZE);
+    expect(guestLoad(guest, 0)).toBe(0xabab_abab | 0);
+    expect(convert(k, gmem, 0, true)).toBe(0);
+    guestStore(guest, 0, 0x22);
+    expect(drive(read())).toBe(-EFAULT);
+    expect(guestLoad(guest, 0)).toBe(0x22);
+    allIsWell(w);
+  });
+
+  it('without the look at the references the disk writes into what is the guest`s own by then', () => {
+    const { k, gmem, guest, transfer } = race(true);
+    expect(convert(k, gmem, 0, true)).toBe(0);
+    guestStore(guest, 0, 0x22);
+    expect(drive(transfer)).toBe(PAGE_SIZE);
+    expect(guestLoad(guest, 0)).not.toBe(0x22);
+  });
 });
 
 describe('migration — kvm_gmem_migrate_folio()', () => {
