@@ -26,7 +26,48 @@
  * to: the engine sets the error bits and stands still until it is reset. Clearing IRQ_STATUS bit 1
  * clears the error in STATUS too, unless the engine stands still.
  */
-import { type Clock, DMA_OK, DMA_WAIT, type DmaPort, type IrqLine, type MmioDevice } from '#emu';
+import {
+  type Clock,
+  DMA_OK,
+  DMA_WAIT,
+  type DmaPort,
+  type IrqLine,
+  type MmioDevice,
+  PAGE_SIZE,
+} from '#emu';
+import {
+  afterReset,
+  DMA_CONTROL,
+  DMA_CONTROL_ENABLE,
+  DMA_CONTROL_IRQ,
+  DMA_CONTROL_RESET,
+  DMA_HEAD,
+  DMA_ID,
+  DMA_ID_VALUE,
+  DMA_IRQ_COMPLETION,
+  DMA_IRQ_ERROR,
+  DMA_IRQ_STATUS,
+  DMA_LATENCY,
+  DMA_MAX_RING,
+  DMA_RING_HI,
+  DMA_RING_LO,
+  DMA_RING_SIZE,
+  DMA_STATUS,
+  DMA_STATUS_BUSY,
+  DMA_STATUS_ERROR,
+  DMA_TAIL,
+  DMA_VERSION,
+  PHASE_DESCRIPTOR,
+  PHASE_DST,
+  PHASE_DST_LIST,
+  PHASE_IDLE,
+  PHASE_MOVING,
+  PHASE_READY,
+  PHASE_SRC,
+  PHASE_SRC_LIST,
+  PHASE_STATUS,
+  type Registers,
+} from './dma-registers.ts';
 import {
   createDmaSegments,
   DMA_DESC_BYTES,
@@ -48,29 +89,6 @@ import {
   restoreDmaSegments,
   saveDmaSegments,
 } from './dma-ring.ts';
-
-export const DMA_ID = 0x00;
-export const DMA_VERSION = 0x04;
-export const DMA_CONTROL = 0x08;
-export const DMA_STATUS = 0x0c;
-export const DMA_RING_LO = 0x10;
-export const DMA_RING_HI = 0x14;
-export const DMA_RING_SIZE = 0x18;
-export const DMA_HEAD = 0x1c;
-export const DMA_TAIL = 0x20;
-export const DMA_IRQ_STATUS = 0x24;
-export const DMA_LATENCY = 0x28;
-
-export const DMA_ID_VALUE = 0x616d_6447;
-export const DMA_CONTROL_ENABLE = 1 << 0;
-export const DMA_CONTROL_IRQ = 1 << 1;
-export const DMA_CONTROL_RESET = 1 << 31;
-export const DMA_STATUS_BUSY = 1 << 0;
-export const DMA_STATUS_ERROR = 1 << 1;
-export const DMA_IRQ_COMPLETION = 1 << 0;
-export const DMA_IRQ_ERROR = 1 << 1;
-export const DMA_MAX_RING = 4096;
-export const DMA_DEFAULT_LATENCY = 2000;
 
 /** Memory that a submission must be able to reach before it can go on: [address, +lenBytes). */
 export interface DmaMapRequest {
@@ -103,16 +121,8 @@ export interface DmaEnginePort extends DmaPort {
   release?(): void;
 }
 
-/* What a submission is waiting for. */
-const PHASE_IDLE = 0;
-const PHASE_DESCRIPTOR = 1;
-const PHASE_SRC_LIST = 2;
-const PHASE_DST_LIST = 3;
-const PHASE_SRC = 4;
-const PHASE_DST = 5;
-const PHASE_READY = 6; // for its completion
-const PHASE_MOVING = 7; // its bytes move
-const PHASE_STATUS = 8; // its status is to be written
+/** Bytes of a list that are read ahead, at most, and within a page. */
+const LIST_BURST = 512;
 
 /** Event: the current descriptor completes. */
 const EVENT_COMPLETE = 0;
@@ -125,77 +135,12 @@ export interface DmaEngineConfig {
   name?: string;
 }
 
-/** Registers and the descriptor in progress. */
-interface Registers {
-  control: number;
-  error: boolean;
-  /** Stands still until a reset. */
-  halted: boolean;
-  ringLo: number;
-  ringHi: number;
-  ringSize: number;
-  head: number;
-  tail: number;
-  irqStatus: number;
-  latency: number;
-  phase: number;
-  /** When the current descriptor was submitted, in instructions. */
-  submittedAt: number;
-  descriptor: number;
-  source: number;
-  destination: number;
-  lenBytes: number;
-  flags: number;
-  /** What the current descriptor will report. */
-  outcome: number;
-  /** Next list entry to read, bytes that the list has covered, next segment to map. */
-  listAt: number;
-  covered: number;
-  segment: number;
-  /** The port has said DMA_WAIT, and has not called yet. */
-  waiting: boolean;
-  /** How far the bytes have moved: segment of each side, and bytes of it. */
-  fromSegment: number;
-  fromDone: number;
-  toSegment: number;
-  toDone: number;
-}
-
 /** What a saved machine keeps of the engine; its event is the clock's, its pins the port's. */
 export interface DmaEngineState {
   registers: Registers;
   from: DmaSegments;
   to: DmaSegments;
 }
-
-const afterReset = (): Registers => ({
-  control: 0,
-  error: false,
-  halted: false,
-  ringLo: 0,
-  ringHi: 0,
-  ringSize: 0,
-  head: 0,
-  tail: 0,
-  irqStatus: 0,
-  latency: DMA_DEFAULT_LATENCY,
-  phase: PHASE_IDLE,
-  submittedAt: 0,
-  descriptor: 0,
-  source: 0,
-  destination: 0,
-  lenBytes: 0,
-  flags: 0,
-  outcome: 0,
-  listAt: 0,
-  covered: 0,
-  segment: 0,
-  waiting: false,
-  fromSegment: 0,
-  fromDone: 0,
-  toSegment: 0,
-  toDone: 0,
-});
 
 export class DmaEngine implements MmioDevice, DmaClient {
   private readonly config: DmaEngineConfig;
@@ -204,7 +149,7 @@ export class DmaEngine implements MmioDevice, DmaClient {
   private readonly from: DmaSegments;
   private readonly to: DmaSegments;
   private readonly request: DmaMapRequest;
-  /** Bytes of a descriptor, a list entry or a status word on their way. */
+  /** Bytes of a descriptor, list entries or a status word on their way. */
   private readonly scratch: Uint8Array;
 
   constructor(config: DmaEngineConfig) {
@@ -214,7 +159,7 @@ export class DmaEngine implements MmioDevice, DmaClient {
     this.from = createDmaSegments();
     this.to = createDmaSegments();
     this.request = { address: 0, lenBytes: 0, write: false };
-    this.scratch = new Uint8Array(DMA_DESC_BYTES);
+    this.scratch = new Uint8Array(LIST_BURST);
     config.clock.receive(this.name, () => this.complete());
     config.port.onReady?.(() => this.ready());
   }
@@ -453,23 +398,35 @@ export class DmaEngine implements MmioDevice, DmaClient {
     this.r.covered = 0;
   }
 
-  /** Reads one entry. Returns true when the list covers the descriptor's length. */
+  /** Reads an entry, or as many as come at once. Returns true when the list covers the descriptor's length. */
   private readListEntry(list: DmaSegments, mapped: number): boolean {
     const r = this.r;
-    if (this.fetch(mapped, r.listAt, DMA_SG_BYTES) !== DMA_OK) {
+    const burst = this.config.port.post === undefined ? this.burstAt(r.listAt) : DMA_SG_BYTES;
+    if (this.fetch(mapped, r.listAt, burst) !== DMA_OK) {
       if (!r.waiting) this.finish(DMA_STATUS_BUS_ERROR);
       return false;
     }
-    const lenBytes = Math.min(dmaWord(this.scratch, 8), r.lenBytes - r.covered);
-    if (lenBytes === 0 || !pushDmaSegment(list, dmaAddress(this.scratch, 0), lenBytes)) {
-      this.finish(DMA_STATUS_BAD_DESCRIPTOR);
-      return false;
+    for (let at = 0; at < burst; at += DMA_SG_BYTES) {
+      const lenBytes = Math.min(dmaWord(this.scratch, at + 8), r.lenBytes - r.covered);
+      if (lenBytes === 0 || !pushDmaSegment(list, dmaAddress(this.scratch, at), lenBytes)) {
+        this.finish(DMA_STATUS_BAD_DESCRIPTOR);
+        return false;
+      }
+      r.covered += lenBytes;
+      r.listAt += DMA_SG_BYTES;
+      if (r.covered === r.lenBytes) return true;
+      if ((dmaWord(this.scratch, at + 12) & DMA_SG_LAST) !== 0) {
+        this.finish(DMA_STATUS_BAD_DESCRIPTOR);
+        return false;
+      }
     }
-    r.covered += lenBytes;
-    r.listAt += DMA_SG_BYTES;
-    if (r.covered === r.lenBytes) return true;
-    if ((dmaWord(this.scratch, 12) & DMA_SG_LAST) !== 0) this.finish(DMA_STATUS_BAD_DESCRIPTOR);
     return false;
+  }
+
+  /** Bytes of whole entries that are read at once: as far as the page goes. */
+  private burstAt(address: number): number {
+    const rest = PAGE_SIZE - (address % PAGE_SIZE);
+    return Math.min(LIST_BURST, Math.max(1, Math.floor(rest / DMA_SG_BYTES)) * DMA_SG_BYTES);
   }
 
   private startMapping(): void {

@@ -2,7 +2,7 @@
 export { Aclint } from './aclint.ts';
 export type { AclintConfig, AclintState } from './aclint.ts';
 export { BusPort } from './bus-port.ts';
-export { DMA_CONTROL, DmaEngine } from './dma-engine.ts';
+export { DmaEngine } from './dma-engine.ts';
 export type {
   DmaClient,
   DmaEngineConfig,
@@ -10,6 +10,7 @@ export type {
   DmaEngineState,
   DmaMapRequest,
 } from './dma-engine.ts';
+export { DMA_CONTROL } from './dma-registers.ts';
 export { DMA_DESC_BYTES, DMA_SG_BYTES } from './dma-ring.ts';
 export { Finisher } from './finisher.ts';
 export type { FinisherConfig, FinishRequest } from './finisher.ts';

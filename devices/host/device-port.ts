@@ -14,6 +14,8 @@ import { TranslatedPort } from './translated-port.ts';
 export interface DmaTranslator {
   /** Offset into memory of a byte, DMA_FAULT or DMA_WAIT. @param processId -1: without */
   translate(deviceId: number, processId: number, iova: number, write: boolean): number;
+  /** Bytes from `iova` on for which the last translate(), which was of it, holds. */
+  reachOf(iova: number): number;
 }
 
 export interface DmaDevicePortConfig {
@@ -51,6 +53,17 @@ export class DmaDevicePort extends TranslatedPort {
     return offset;
   }
 
+  protected override reach(iova: number): number {
+    const { domain } = this.device;
+    // What is checked page by page is also moved so.
+    if (domain?.hasStale === true) return super.reach(iova);
+    if (domain !== null && this.iommu !== null) return this.iommu.reachOf(iova);
+    const { recent } = this;
+    return recent === undefined
+      ? super.reach(iova)
+      : (recent.pfn + recent.nrPages) * PAGE_SIZE - iova;
+  }
+
   /** The tables do not have the page any more, and the IOMMU let the access through. */
   private checkStale(iova: number, offset: number, write: boolean): void {
     const { device } = this;
@@ -73,7 +86,7 @@ export class DmaDevicePort extends TranslatedPort {
 
   private checkMapped(pa: number, pfn: number, write: boolean): void {
     const { device } = this;
-    this.recent = device.direct.find((mapping) => covers(mapping, pfn, write));
+    this.recent = device.directAt(pfn, write);
     this.recentAsOf = device.nrUnmapped;
     if (this.recent !== undefined) return;
     const page = pfn - RAM_BASE / PAGE_SIZE;

@@ -53,8 +53,10 @@ export class DmaDevice {
   pdt: number;
   /** It is gone, or was cut off: nothing is mapped for it any more. */
   removed: boolean;
-  /** What is mapped for a device without a domain, by its first frame: for the checks of its accesses. */
-  readonly direct: DmaMapping[];
+  /** What is mapped for a device without a domain: for the checks of its accesses. */
+  readonly direct: Set<DmaMapping>;
+  /** The same by each page, in physical addresses. */
+  private readonly directPages: Map<number, DmaMapping[]>;
   /** The last of those that were unmapped, oldest first. */
   readonly directPast: DmaMapping[];
   /** Ranges that were unmapped: what was looked up in `direct` before it changed has to be looked up again. */
@@ -73,7 +75,8 @@ export class DmaDevice {
     this.ats = false;
     this.pdt = -1;
     this.removed = false;
-    this.direct = [];
+    this.direct = new Set();
+    this.directPages = new Map();
     this.directPast = [];
     this.nrUnmapped = 0;
     this.limits = NO_SEGMENT_LIMITS;
@@ -81,15 +84,34 @@ export class DmaDevice {
     this.nrViolations = 0;
   }
 
-  /** A range is unmapped for a device without a domain. @throws Error for one that is not mapped */
-  unmapDirect(mapping: Readonly<DmaMapping>): void {
-    const i = this.direct.findIndex(
-      ({ pfn, nrPages }) => pfn === mapping.pfn && nrPages === mapping.nrPages,
-    );
-    if (i < 0) throw new Error(`${this.name}: frame ${mapping.pfn} is not mapped`);
+  /** A range is mapped for a device without a domain. */
+  mapDirect(mapping: DmaMapping): void {
+    this.direct.add(mapping);
+    for (let pfn = mapping.pfn; pfn < mapping.pfn + mapping.nrPages; pfn++) {
+      const there = this.directPages.get(pfn);
+      if (there === undefined) this.directPages.set(pfn, [mapping]);
+      else there.push(mapping);
+    }
+  }
+
+  /** It is unmapped. @throws Error for one that is not mapped */
+  unmapDirect({ pfn, nrPages }: Readonly<DmaMapping>): void {
+    const mapping = this.directPages.get(pfn)?.find((m) => m.pfn === pfn && m.nrPages === nrPages);
+    if (mapping === undefined) throw new Error(`${this.name}: frame ${pfn} is not mapped`);
     this.nrUnmapped++;
-    this.directPast.push(...this.direct.splice(i, 1));
+    this.direct.delete(mapping);
+    for (let at = pfn; at < pfn + nrPages; at++) {
+      const left = this.directPages.get(at)?.filter((m) => m !== mapping) ?? [];
+      if (left.length > 0) this.directPages.set(at, left);
+      else this.directPages.delete(at);
+    }
+    this.directPast.push(mapping);
     if (this.directPast.length > PAST_KEPT) this.directPast.shift();
+  }
+
+  /** A mapping, of a device without a domain, that allows an access to a page; undefined: none. */
+  directAt(pfn: number, write: boolean): DmaMapping | undefined {
+    return this.directPages.get(pfn)?.find((mapping) => !write || mapping.writable);
   }
 
   /** Writes down that an access should not have been. */
@@ -108,7 +130,7 @@ export class DmaDevice {
       ats: this.ats,
       pdt: this.pdt,
       removed: this.removed,
-      direct: this.direct.map((mapping) => ({ ...mapping })),
+      direct: [...this.direct].map((mapping) => ({ ...mapping })),
       violations: this.violations.map((violation) => ({ ...violation })),
       nrViolations: this.nrViolations,
     };
@@ -119,7 +141,7 @@ export class DmaDevice {
     this.ats = state.ats;
     this.pdt = state.pdt;
     this.removed = state.removed;
-    this.direct.push(...state.direct.map((mapping) => ({ ...mapping })));
+    for (const mapping of state.direct) this.mapDirect({ ...mapping });
     this.violations.push(...state.violations.map((violation) => ({ ...violation })));
     this.nrViolations = state.nrViolations;
   }

@@ -68,7 +68,7 @@ const mapDirect = (
   for (const { page, nr } of runs) {
     const mapping = { pfn: physicalPfn(page), nrPages: nr, writable, user };
     sg.mappings.push(mapping);
-    device.direct.push(mapping);
+    device.mapDirect(mapping);
     const bytes = Math.min(left, Math.max(0, nr * PAGE_SIZE - skip));
     if (bytes > 0) addSegment(sg, mapping.pfn * PAGE_SIZE + skip, bytes, device.limits);
     left -= bytes;
@@ -102,7 +102,7 @@ export function* dmaUnmapSgs(device: DmaDevice, lists: readonly DmaSg[]): Path<v
 
 /** Pages that are mapped for a device now. */
 export const nrMappedPages = (device: DmaDevice): number => {
-  const own = device.domain === null ? device.direct : [...device.domain.mappings.values()];
+  const own = [...(device.domain === null ? device.direct : device.domain.mappings.values())];
   return own.reduce((sum, { nrPages }) => sum + nrPages, 0);
 };
 

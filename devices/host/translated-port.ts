@@ -19,7 +19,12 @@ export abstract class TranslatedPort implements DmaEnginePort {
   /** Offset into memory, DMA_FAULT or DMA_WAIT; it holds for the rest of the page, and until somebody yields. */
   abstract translate(address: number, write: boolean): number;
 
-  /** Bytes inside one page have changed. */
+  /** Bytes from `address` on for which the last translate(), which was of it, holds. */
+  protected reach(address: number): number {
+    return pageRest(address);
+  }
+
+  /** Bytes for which one translation holds have changed. */
   protected wrote(_address: number, _lenBytes: number): void {}
 
   read(address: number, into: Uint8Array, intoOffset: number, lenBytes: number): number {
@@ -49,9 +54,10 @@ export abstract class TranslatedPort implements DmaEnginePort {
     let to = 0;
     let have = 0; // bytes from `from` to `to` that are not copied yet
     for (let done = 0, run = 0; done < lenBytes; done += run) {
-      run = Math.min(lenBytes - done, pageRest(toAddress + done), pageRest(fromAddress + done));
       const fromOffset = this.translate(fromAddress + done, false);
+      run = Math.min(lenBytes - done, this.reach(fromAddress + done));
       const toOffset = fromOffset < 0 ? fromOffset : this.translate(toAddress + done, true);
+      run = Math.min(run, this.reach(toAddress + done));
       if (toOffset < 0) {
         if (have > 0) memory.copyWithin(to, from, have);
         this.copied = toOffset === DMA_WAIT ? done : 0;

@@ -180,8 +180,15 @@ export class Iommu implements MmioDevice, CommandTarget {
       const spa = this.translator.fast(deviceId, processId, iova, write ? IOTLB_W : IOTLB_R);
       if (spa >= 0) return spa;
     }
+    this.translator.iotlb.hitBytes = 4096;
     const ttyp = write ? s.TTYP_UNTRANSLATED_WRITE : s.TTYP_UNTRANSLATED_READ;
     return this.request(deviceId, processId, false, iova, write ? PTE_W : PTE_R, ttyp);
+  }
+
+  /** Bytes from `iova` on for which the last spa() or translate(), which was of it, holds: of one entry. */
+  reachOf(iova: number): number {
+    const { hitBytes } = this.translator.iotlb;
+    return hitBytes - (iova % hitBytes);
   }
 
   /** As spa(), but an offset into memory; it holds for the rest of the 4 KiB page. */

@@ -98,7 +98,11 @@ export class Iotlb {
   /** Entries above 4 KiB were made since everything was dropped. */
   private nrLarge: number;
 
+  /** Size of the entry that lookup() found last. */
+  hitBytes: number;
+
   constructor() {
+    this.hitBytes = 4096;
     this.hitSpa = 0;
     this.hitGpa = 0;
     this.hitFlags = 0;
@@ -135,8 +139,10 @@ export class Iotlb {
     const page = (iova * (1 / 4096)) | 0;
     const at = (page ^ (space * SPREAD)) & MASK_4K;
     const tag = this.tag[at]!;
-    if (this.page[at] === page && tag >>> TAG_SHIFT === space && (tag & need) !== 0)
+    if (this.page[at] === page && tag >>> TAG_SHIFT === space && (tag & need) !== 0) {
+      this.hitBytes = 4096;
       return this.spa[at]! + (iova & 4095);
+    }
     return this.nrLarge === 0 ? -1 : this.lookupLarge(space, iova, page, need);
   }
 
@@ -145,8 +151,10 @@ export class Iotlb {
     const large = page >>> 9;
     const at = BASE[1] + ((large ^ (space * SPREAD)) & MASK_2M);
     const tag = this.tag[at]!;
-    if (this.page[at] === large && tag >>> TAG_SHIFT === space && (tag & need) !== 0)
+    if (this.page[at] === large && tag >>> TAG_SHIFT === space && (tag & need) !== 0) {
+      this.hitBytes = 0x20_0000;
       return this.spa[at]! + (iova & 0x1f_ffff);
+    }
     return -1;
   }
 

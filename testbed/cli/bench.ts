@@ -1,5 +1,6 @@
 /** `gupbed bench`: measures, and prints medians beside their limits. */
 import { type BenchRow, rowOf, type Samples } from '../bench/row.ts';
+import { dmaSuite } from '../bench/dma.ts';
 import { gupSuite } from '../bench/gup.ts';
 import { hartSuite } from '../bench/hart.ts';
 import { kvmSuite } from '../bench/kvm.ts';
@@ -16,6 +17,7 @@ const SUITES: Record<string, Suite> = {
   hart: hartSuite,
   gup: gupSuite,
   kvm: kvmSuite,
+  dma: dmaSuite,
 };
 
 export const benchCommand = async (words: string[]): Promise<number> => {

@@ -70,11 +70,20 @@ class WindowPort implements DmaEnginePort {
     const offset = this.reach(address, lenBytes);
     if (offset < 0) return offset;
     into.set(this.bytes.subarray(offset, offset + lenBytes), intoOffset);
-    if (lenBytes === DMA_DESC_BYTES)
-      this.offered = [address + 24, address + 28, this.u64(offset + 8), this.endOf(offset + 8, 8)];
-    // Of a list that may be the destination's.
-    if (lenBytes === DMA_SG_BYTES) this.offered.push(this.u64(offset), this.endOf(offset, 8));
+    this.offer(address, offset, lenBytes);
     return DMA_OK;
+  }
+
+  /** What the engine has read of a descriptor, or of a list that may be the destination's. */
+  private offer(address: number, offset: number, lenBytes: number): void {
+    if (lenBytes === DMA_DESC_BYTES)
+      // Two entries of a list are as long; so what was offered last counts as well.
+      this.offered = [
+        ...[address + 24, address + 28, this.u64(offset + 8), this.endOf(offset + 8, 8)],
+        ...this.offered.slice(0, 4),
+      ];
+    for (let at = offset; at < offset + lenBytes; at += DMA_SG_BYTES)
+      this.offered.push(this.u64(at), this.endOf(at, 8));
   }
 
   write(address: number, from: Uint8Array, fromOffset: number, lenBytes: number): number {
