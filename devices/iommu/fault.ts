@@ -36,7 +36,7 @@ const putNumber = (bytes: Uint8Array, at: number, n: number): void => {
 /**
  * A fault record.
  * @param processId -1: the transaction has none
- * @param iotval, iotval2 the addresses that go with the cause
+ * @param iotval, iotval2Lo, iotval2Hi the addresses that go with the cause
  */
 export const faultRecord = (
   cause: number,
@@ -45,7 +45,8 @@ export const faultRecord = (
   processId: number,
   supervisor: boolean,
   iotval: number,
-  iotval2: number,
+  iotval2Lo: number,
+  iotval2Hi: number,
 ): Uint8Array => {
   const bytes = new Uint8Array(FAULT_RECORD_BYTES);
   const named = ttyp !== TTYP_NONE;
@@ -57,7 +58,8 @@ export const faultRecord = (
     (pv ? PV | (supervisor ? PRIV : 0) : 0) | (ttyp << 2) | (named ? deviceId << 8 : 0),
   );
   putNumber(bytes, 16, iotval);
-  putNumber(bytes, 24, iotval2);
+  putWord(bytes, 24, iotval2Lo);
+  putWord(bytes, 28, iotval2Hi);
   return bytes;
 };
 

@@ -305,8 +305,19 @@ export class Iommu implements MmioDevice, CommandTarget {
     const { dc, stages } = this.translator;
     const quiet = ttyp !== s.TTYP_NONE && dc !== undefined && (dc.tc & s.TC_DTF) !== 0;
     if (quiet && !reportedWithDtf(cause)) return;
-    const iotval2 = ttyp === s.TTYP_NONE ? 0 : stages.iotval2;
-    this.faults.push(faultRecord(cause, ttyp, deviceId, processId, supervisor, iotval, iotval2));
+    const named = ttyp !== s.TTYP_NONE;
+    this.faults.push(
+      faultRecord(
+        cause,
+        ttyp,
+        deviceId,
+        processId,
+        supervisor,
+        iotval,
+        named ? stages.iotval2Lo : 0,
+        named ? stages.iotval2Hi : 0,
+      ),
+    );
   }
 
   /** Memory has become reachable: everything that was waiting for it goes on. */

@@ -182,7 +182,8 @@ export class IoTranslator {
     this.dc = undefined;
     this.stream = undefined;
     this.msi.kind = MSI_NONE;
-    this.stages.iotval2 = 0;
+    this.stages.iotval2Lo = 0;
+    this.stages.iotval2Hi = 0;
     // Steps 1 and 2.
     if (this.mode === DDTP_MODE_OFF) return CAUSE_ALL_DISALLOWED;
     const translated = ttyp >= TTYP_TRANSLATED_EXEC && ttyp <= TTYP_TRANSLATED_WRITE;

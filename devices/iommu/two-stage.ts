@@ -77,7 +77,8 @@ export class TwoStageWalk {
   level: number;
   global: boolean;
   /** Of the last guest-page fault: the guest physical address, and IOTVAL2_* in its low bits. */
-  iotval2: number;
+  iotval2Lo: number;
+  iotval2Hi: number;
   /** Walks of tables, of each stage. */
   firstWalks: number;
   secondWalks: number;
@@ -95,7 +96,8 @@ export class TwoStageWalk {
     this.leaf = 0;
     this.level = 0;
     this.global = false;
-    this.iotval2 = 0;
+    this.iotval2Lo = 0;
+    this.iotval2Hi = 0;
     this.firstWalks = 0;
     this.secondWalks = 0;
     this.tableSpa = 0;
@@ -154,8 +156,9 @@ export class TwoStageWalk {
       ? guestPageCause(original)
       : this.walk(dc, true, root, gpaLo, gpaHi, need, original, PTE_U, PTE_U);
     if (fault === guestPageCause(original)) {
-      this.iotval2 = (gpaHi >>> 0) * 2 ** 32 + ((gpaLo & ~3) >>> 0);
-      if (implicit) this.iotval2 += IOTVAL2_IMPLICIT | (need === PTE_W ? IOTVAL2_WRITE : 0);
+      this.iotval2Hi = gpaHi;
+      this.iotval2Lo = gpaLo & ~3;
+      if (implicit) this.iotval2Lo |= IOTVAL2_IMPLICIT | (need === PTE_W ? IOTVAL2_WRITE : 0);
     }
     return fault;
   }

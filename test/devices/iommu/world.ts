@@ -16,17 +16,27 @@ const INDEXES = [0, 1, 2, 3, 511];
 /** Ids that requests have. */
 export const DEVICES = [0, 1, 2, 3, 64, 65, 128, 129, 40_000, 70_000];
 /** -1: a request without process_id. */
-export const PROCESSES = [-1, -1, 0, 1, 2, 257, 300, 70_000, 140_000];
+export const PROCESSES = [-1, -1, -1, -1, -1, -1, -1, 0, 1, 2, 257, 300, 70_000, 140_000];
 
 export interface World {
   levels: number;
   extended: boolean;
   words: Map<number, bigint>;
+  /** Ids that the directory has bits for. */
+  devices: number[];
 }
 
 /** Flips a bit now and then: whatever the field, it is then wrong, or another. */
 const spoiled = (random: Rng, word: bigint, p: number): bigint =>
   random.chance(p) ? word ^ (1n << BigInt(random.below(64))) : word;
+
+/** The same for fields with ids in them, which must not come to name other tables: bits that are reserved. */
+const misconfigured = (random: Rng, word: bigint, bits: readonly number[]): bigint =>
+  random.chance(0.02) ? word ^ (1n << BigInt(random.pick(bits))) : word;
+/** In a pointer with MODE and id, without an id, and in ta. Without bit 62 no MODE is one that exists. */
+const IOHGATP_RESERVED = [0, 1, 62];
+const FSC_RESERVED = [44, 50, 59, 62];
+const TA_RESERVED = [3, 11, 32, 63];
 
 const leafFlags = (random: Rng, gStage: boolean): number => {
   let flags = V | (random.chance(0.85) ? R : 0) | (random.chance(0.7) ? W : 0);
@@ -105,8 +115,9 @@ export const randomWorld = (random: Rng, extended: boolean): World => {
     for (const index of [0, 1, 2, 44, 112]) {
       const { id, fsc } = random.pick(firsts);
       const ta = 1n | (random.chance(0.6) ? 2n : 0n) | (random.chance(0.5) ? 4n : 0n) | pscid(id);
-      put(table + index * 16, random.chance(0.9) ? ta : 0n);
-      put(table + index * 16 + 8, random.chance(0.85) ? fsc : 0n);
+      put(table + index * 16, random.chance(0.9) ? misconfigured(random, ta, TA_RESERVED) : 0n, 0);
+      const first = random.chance(0.85) ? fsc : 0n;
+      put(table + index * 16 + 8, misconfigured(random, first, FSC_RESERVED), 0);
     }
   };
   const processes = (mode: number): bigint => {
@@ -123,10 +134,14 @@ export const randomWorld = (random: Rng, extended: boolean): World => {
   const directories = [1, 2, 3].map(processes);
 
   const msiTable = take();
-  for (let i = 0; i < 16; i++) {
+  for (let i = 0; i < NR_PAGES; i++) {
     const mrif = random.chance(0.4);
     const to = anyPage();
-    put(msiTable + i * 16, mrif ? ((BigInt(to) >> 9n) << 7n) | 3n : pte(to, 7), 0.3);
+    put(
+      msiTable + i * 16,
+      mrif ? ((BigInt(to) >> 9n) << 7n) | 3n : pte(to, random.chance(0.9) ? 7 : 6),
+      0.3,
+    );
     put(msiTable + i * 16 + 8, mrif ? pte(anyPage(), 0) | BigInt(random.below(1024)) : 0n);
   }
 
@@ -142,17 +157,19 @@ export const randomWorld = (random: Rng, extended: boolean): World => {
     if (random.chance(0.6)) tc |= 128n;
     if (random.chance(0.6)) tc |= 256n;
     const { id, fsc } = random.pick(firsts);
-    const single = random.chance(0.85) ? fsc : 0n;
+    const single = random.chance(0.7) ? fsc : 0n;
     const p = 0.01;
     put(pa, tc, p);
-    put(pa + 8, gated ? random.pick(seconds) : 0n, p);
-    put(pa + 16, pscid(id), p);
-    put(pa + 24, pdtv ? (random.chance(0.9) ? random.pick(directories) : 0n) : single, p);
+    const iohgatp = gated ? random.pick(seconds) : 0n;
+    put(pa + 8, gated ? misconfigured(random, iohgatp, IOHGATP_RESERVED) : 0n, 0);
+    put(pa + 16, misconfigured(random, pscid(id), TA_RESERVED), 0);
+    const directory = random.chance(0.9) ? random.pick(directories) : 0n;
+    put(pa + 24, misconfigured(random, pdtv ? directory : single, FSC_RESERVED), 0);
     if (!extended) return;
-    const flat = random.chance(0.4);
+    const flat = random.chance(0.6);
     put(pa + 32, flat ? atp(1, msiTable) : 0n, p);
-    put(pa + 40, BigInt(random.pick([0, 1, 3, 5, 12])), p);
-    put(pa + 48, BigInt(random.pick([pageAt(0), 0, 0x1000, pageAt(4)])) >> 12n, p);
+    put(pa + 40, BigInt(random.pick([0, 3, 5, 0x2c, 0x7f])), p);
+    put(pa + 48, BigInt(random.pick([pageAt(0), pageAt(0), 0, pageAt(4)])) >> 12n, p);
     put(pa + 56, 0n, p);
   };
 
@@ -163,17 +180,22 @@ export const randomWorld = (random: Rng, extended: boolean): World => {
   for (let level = levels - 1; level > 0; level--) {
     const below = take();
     for (const did of DEVICES)
-      put(table + ((did >>> (bits[level - 1] ?? 0)) & 0x1ff) * 8, pte(below, V), 0.02);
+      put(
+        table + ((did >>> (bits[level - 1] ?? 0)) & 0x1ff) * 8,
+        pte(random.chance(0.97) ? below : 0, V),
+        0.03,
+      );
     table = below;
   }
   const indexes = new Set(DEVICES.map((did) => did % 2 ** (bits[0] ?? 0)));
   for (const index of indexes) context(table + index * dcBytes);
-  return { levels, extended, words };
+  const devices = DEVICES.filter((did) => did < 2 ** (bits[levels - 1] ?? 0));
+  return { levels, extended, words, devices };
 };
 
 /** An address that a walk may get far with. */
 export const randomIova = (random: Rng): bigint => {
-  if (random.chance(0.1)) return BigInt(pageAt(random.below(NR_PAGES)) + random.below(PAGE));
+  if (random.chance(0.2)) return BigInt(pageAt(random.below(NR_PAGES)) + random.below(PAGE));
   const levels = 3 + random.below(3);
   let page = 0n;
   for (let level = 0; level < levels; level++)
