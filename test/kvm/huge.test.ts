@@ -94,9 +94,15 @@ describe('a leaf is as large as what the host maps by one entry (compare kvm_mmu
   test('where gpa and hva are not aligned alike, pages are mapped one by one', () => {
     const m = machine();
     const gpa = 2 ** 32 + PAGE;
-    setMemSlot(m.vm, { id: 1, gpa, lenBytes: 2 * HUGE, hva: hvaOf(m, DATA) });
-    expect(touch(m, gpa, true)).toBe(0);
-    expect(levelAt(m, gpa)).toBe(0);
+    setMemSlot(m.vm, { id: 1, gpa, lenBytes: 3 * HUGE, hva: hvaOf(m, DATA) });
+    // The second 2 MiB of the slot: all of them are in it.
+    for (const at of [gpa, gpa + HUGE]) {
+      expect(touch(m, at, true)).toBe(0);
+      expect(levelAt(m, at)).toBe(0);
+    }
+    poke(m, DATA + HUGE, 66n);
+    expect(peek(m, gpa + HUGE)).toBe(66n);
+    assertKernel(m.k);
   });
 
   test('nothing outside the slot is mapped: its ends are base pages', () => {
