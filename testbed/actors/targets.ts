@@ -70,11 +70,10 @@ const FROM_TLB_PERCENT = 25;
 
 /** A frame of the guest's memory, or -1 when the dice found none. */
 export const pickPage = (victim: Victim, rng: Rng): number => {
-  const { k, mm } = victim;
   let dice = rng.below(100);
   if (dice < FAULTING_PERCENT) {
     const hva = victim.faultingHva();
-    if (hva >= 0) return presentPage(k, mm, hva);
+    if (hva >= 0) return pageBehind(victim, hva);
   }
   dice -= FAULTING_PERCENT;
   if (dice < FROM_DMA_PERCENT) {
@@ -91,15 +90,29 @@ export const pickPage = (victim: Victim, rng: Rng): number => {
     const page = pickFromTlb(victim, rng);
     if (page >= 0) return page;
   }
-  return presentPage(k, mm, pickHva(victim, rng));
+  return pageBehind(victim, pickHva(victim, rng));
 };
+
+/** The frame of a page of the guest's memory: mapped at `hva`, or of a guest_memfd, which the guest has without a mapping. */
+const pageBehind = ({ k, mm, ranges }: Victim, hva: number): number => {
+  const page = presentPage(k, mm, hva);
+  if (page >= 0) return page;
+  const range = ranges.find((r) => hva >= r.hva && hva < r.hva + r.lenBytes);
+  const file = k.state.mappings.get(range?.mappingId ?? -1);
+  if (range === undefined || file?.kind !== 'gmem') return -1;
+  return file.pages.get((hva - range.hva) / PAGE_SIZE) ?? -1;
+};
+
+/** Is it a frame that is mapped, or of a guest_memfd? */
+const isUsers = (k: Kernel, page: number): boolean =>
+  pageMapcount(k, page) > 0 || k.state.mappings.get(k.state.frames.mapping[page]!)?.kind === 'gmem';
 
 /** The frame of a hart's last translation, if it is one of the guest's: it is likely in use. */
 const lastUsed = (victim: Victim, rng: Rng): number => {
   const { mmu } = victim.harts[rng.below(victim.harts.length)]!;
   const page = Math.floor((mmu.pa - RAM_BASE) / PAGE_SIZE);
   if (page < 0 || page >= victim.k.memory.nrPages) return -1;
-  return pageMapcount(victim.k, page) === 0 ? -1 : page;
+  return isUsers(victim.k, page) ? page : -1;
 };
 
 /** The frame that is mapped at `hva`, or -1. */
@@ -135,7 +148,7 @@ const pickFromTlb = (victim: Victim, rng: Rng): number => {
     if (tagLo === 0) continue;
     const offset = ((tagLo & -PAGE_SIZE) + i32[word + 2]!) >>> 0;
     const page = (offset - RAM_OFFSET) / PAGE_SIZE;
-    if (page < 0 || page >= nrPages || pageMapcount(victim.k, page) === 0) continue;
+    if (page < 0 || page >= nrPages || !isUsers(victim.k, page)) continue;
     if (hart.mmu.holdsPage(page)) return page;
   }
   return -1;
