@@ -144,14 +144,17 @@ export class RecordQueue {
       this.checkInterrupt();
       return false;
     }
-    if (this.pending.length > 0) this.pending.push({ index: this.claimed, bytes: bytes.slice() });
-    else {
-      const outcome = this.store(this.claimed, bytes);
-      if (outcome === DMA_WAIT) this.pending.push({ index: this.claimed, bytes: bytes.slice() });
-      else if (outcome !== DMA_OK) return false;
-    }
+    const index = this.claimed;
+    // Before the record is stored: its interrupt may be a message that fails, and is a record itself.
     this.claimed = next;
-    return true;
+    const outcome = this.pending.length > 0 ? DMA_WAIT : this.store(index, bytes);
+    if (outcome === DMA_OK) return true;
+    if (outcome === DMA_WAIT) {
+      this.pending.push({ index, bytes: bytes.slice() });
+      return true;
+    }
+    this.claimed = r.tail;
+    return false;
   }
 
   /** Stores what can be stored now. To be called when memory has become reachable. */
