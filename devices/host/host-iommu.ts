@@ -283,6 +283,10 @@ export class HostIommu implements DomainInvalidator {
     return this.devices.get(deviceId);
   }
 
+  domainOf(id: number): IoDomain | undefined {
+    return this.domains.get(id);
+  }
+
   get allDevices(): readonly DmaDevice[] {
     return [...this.devices.values()];
   }

@@ -9,6 +9,7 @@ export type { DmaDirection, DmaMapping, DmaRun, DmaSg, DmaSegmentLimits } from '
 export { FLUSH_TIMEOUT, HostIommu } from './host-iommu.ts';
 export type { AttachOptions, HostIommuConfig, HostIommuState } from './host-iommu.ts';
 export { IoDomain } from './io-domain.ts';
+export { checkIommu, windowEntries } from './iommu-check.ts';
 export { BalloonHost } from './balloon-backend.ts';
 export type { BalloonHostConfig } from './balloon-backend.ts';
 export { BLK_BOUNCE_BYTES, FileDisk } from './blk-backend.ts';

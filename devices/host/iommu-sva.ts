@@ -174,6 +174,14 @@ export class IommuSva {
     this.caches.set(device.id, atc);
   }
 
+  /** Devices with a cache of their own. */
+  allCaches(): [DmaDevice, Atc][] {
+    return [...this.caches].flatMap(([id, atc]) => {
+      const device = this.iommu.deviceOf(id);
+      return device === undefined ? [] : [[device, atc] as [DmaDevice, Atc]];
+    });
+  }
+
   /** Everything that the IOMMU and the devices have cached of processes. */
   private visitCached(visit: CachedVisitor): void {
     this.iommu.model.visitIotlb((space, iova, spa, lenBytes, write) => {

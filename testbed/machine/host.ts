@@ -17,7 +17,7 @@ import {
   provenanceStart,
   type Sabotage,
 } from '#mm';
-import { HostIommu, type HostIommuState } from '#devices/host';
+import { checkIommu, HostIommu, type HostIommuState } from '#devices/host';
 import type { Activity, ActivityState } from '../actors/activity.ts';
 import { activitiesFor } from '../actors/activities.ts';
 import { Pump } from '../actors/pump.ts';
@@ -231,8 +231,8 @@ export class HostMachine {
   sanitize(): void {
     this.sanitizerPasses++;
     this.nextSanitizerPass = this.clock.now + SANITIZER_GAP;
-    for (const violation of checkKernel(this.k, { quiescent: this.quiet }))
-      this.violations.push(violation);
+    this.violations.push(...checkKernel(this.k, { quiescent: this.quiet }));
+    if (this.iommu !== null) this.violations.push(...checkIommu(this.iommu));
   }
 
   /**
