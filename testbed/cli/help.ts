@@ -49,7 +49,7 @@ Several programs run in as many VMs on one host; devices are plugged into the fi
   --persistence MODE       of the NVDIMM: adr, eadr or none (default adr)
   --power-fail-at N        lose power after N instructions, or with event N of the NVDIMM (event:N)
   --rdma pin|odp           two RDMA adapters back to back; memory regions pinned, or paged on demand
-  --device NAME            rng, console or balloon, by virtio; repeatable
+  --device NAME            rng, console or balloon, by virtio; iommu, the guest's own; repeatable
   --activity               let the host migrate, write-protect, remap and fork meanwhile
   --provenance             write down who holds each frame by GUP (gupbed inspect shows it)
   --save FILE --save-at N  save the machine at the first quiet moment after N instructions, and stop

@@ -31,6 +31,7 @@ const SIMPLE_DEVICES: Record<string, PartConfig> = {
   rng: { kind: 'virtio-rng' },
   console: { kind: 'virtio-console' },
   balloon: { kind: 'virtio-balloon' },
+  iommu: { kind: 'iommu' },
 };
 
 /** Every use of an option that may be there several times. */
