@@ -30,6 +30,7 @@ import {
   GSTAGE_UNCHANGED,
   gstageBytes,
   gstageFreeDetached,
+  gstageMakeWritable,
   gstageMap,
 } from './gstage.ts';
 import {
@@ -94,6 +95,11 @@ export function* mapGuestPage(
       yield YP_WAIT;
       continue;
     }
+    if (k.sabotage.logWritesUnasked && write && slotLogsDirty(slot))
+      if (gstageMakeWritable(k, vm.gstage, gpa)) {
+        markPageDirty(slot, gpa, vcpu);
+        return 0;
+      }
     const seq = invalidateSeq(vm.invalidate);
     const error = slotPageOfFile(slot, gpa)
       ? yield* gmemFaultIn(kvm, vm, slot, gpa, scratch)

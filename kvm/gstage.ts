@@ -371,6 +371,15 @@ export const gstageWriteProtectRange = (
   return changed;
 };
 
+/** Gives W and D to the leaf that maps a page, if that is of 4 KiB. @returns false for another, or none */
+export const gstageMakeWritable = (k: Kernel, g: GStage, gpa: number): boolean => {
+  const place = findLeaf(k, g, gfnOf(gpa));
+  if (place < 0 || placeLevel(place) > 0) return false;
+  const word = placeWord(place);
+  writeOnce(k.memory.i32, word, readOnce(k.memory.i32, word) | PTE_W | PTE_D);
+  return true;
+};
+
 /**
  * Has the guest used any page of [gpa, endGpa), as the A bits of its leaves say?
  * @param clear it has not, from now on; TLBs may know better until they are flushed

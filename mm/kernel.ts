@@ -65,6 +65,7 @@ export const createKernel = (options: KernelOptions): Kernel => {
       gmemConvertsHeld: false,
       notifierKeepsTlb: false,
       faultSkipsRetry: false,
+      logWritesUnasked: false,
     },
     currentUser: '',
     dropping: '',

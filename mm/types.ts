@@ -422,6 +422,8 @@ export interface Sabotage {
   notifierKeepsTlb: boolean;
   /** kvm: a fault installs its pfn without looking at the invalidate sequence. */
   faultSkipsRetry: boolean;
+  /** kvm: a write to a logged page makes the entry that is there writable, whatever the host says. */
+  logWritesUnasked: boolean;
 }
 
 /** The kernel: its state and what it is wired to. */

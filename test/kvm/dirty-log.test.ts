@@ -17,7 +17,7 @@ import {
   setDirtyLog,
 } from '#kvm';
 import { PTE_W } from '#emu';
-import { EINVAL, ENOENT } from '#mm';
+import { assertKernel, drive, EINVAL, ENOENT } from '#mm';
 import { rng } from '../support/rng.ts';
 import { createDirtyRing, DIRTY_RING_RESERVED } from '../../kvm/dirty-ring.ts';
 import { GUEST_GPA, load, run, type TestMachine, testMachine, touch } from './machine.ts';
@@ -196,5 +196,40 @@ describe('the dirty ring (KVM_CAP_DIRTY_LOG_RING_ACQ_REL)', () => {
 
   test.each([0.5, 64, 100, 131_072])('%s entries are no ring', (entries) => {
     expect(() => createDirtyRing(entries)).toThrow(/dirty ring/);
+  });
+});
+
+describe('a write to a logged page asks the host, also where its entry is read-only for the log alone', () => {
+  /** A page that the guest has read and not written: the host has its zero page there. */
+  const machine = (): TestMachine => {
+    const m = testMachine({ flags: KVM_MEM_LOG_DIRTY_PAGES });
+    expect(touch(m, GUEST_GPA + 3 * PAGE, false)).toBe(0);
+    return m;
+  };
+  const store = (m: TestMachine): void => {
+    load(m, `li s0, 0x${(GUEST_GPA + 3 * PAGE).toString(16)}\nsd s0, 0(s0)\n1: j 1b`);
+    for (let i = 0; i < 5; i++) {
+      const exit = m.vcpus[0]!.run(20);
+      if (exit.kind === 'fault') drive(m.vcpus[0]!.handleFault());
+    }
+  };
+  const zeroPageWord = (m: TestMachine): number =>
+    m.k.memory.i32[m.k.memory.pageOffset(m.k.state.zeroPage) >>> 2]!;
+
+  test('so the guest gets a page of its own', () => {
+    const m = machine();
+    store(m);
+    expect(zeroPageWord(m)).toBe(0);
+    expect(harvest(m)).toContain(3);
+    assertKernel(m.k);
+  });
+
+  test('sabotage logWritesUnasked: the guest writes to the zero page of the host (P2)', () => {
+    // As kvm_riscv_mmu_dirty_log_write_fault_fast() of the newest tree that was read.
+    const m = machine();
+    m.k.sabotage.logWritesUnasked = true;
+    store(m);
+    expect(zeroPageWord(m)).not.toBe(0);
+    expect(() => assertKernel(m.k)).toThrow(/secondary/);
   });
 });
