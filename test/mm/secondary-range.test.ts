@@ -18,6 +18,7 @@ import {
   provenanceStart,
   ptePage,
   splitHugePage,
+  YP_FAULT_ALLOCATED,
   YP_SECONDARY_PFN,
 } from '#mm';
 import {
@@ -186,6 +187,25 @@ for (const policy of POLICY_NAMES) {
     });
   });
 }
+
+describe('a page of a run that goes while a later one is faulted in', () => {
+  it('is not reported as it was: without a reference the run is looked at when all of it has been there', () => {
+    const w = createWorld();
+    const { k } = w;
+    k.policy = createPolicy('target');
+    const p = createProcess(w);
+    const hva = mapAnon(p, 2);
+    p.store32(hva, 1);
+    const out = createSecondaryPfns(2);
+    const path = faultInPfns(k, p.mm, hva, 2, true, out);
+    stepTo(k, path, YP_FAULT_ALLOCATED);
+    drive(madvise(k, p.mm, hva, PAGE_SIZE, MADV_DONTNEED));
+    expect(drive(path)).toBe(2);
+    expect([...out.pfns]).toEqual([0, 1].map((i) => pageToPfn(pageAt(p, hva + i * PAGE_SIZE))));
+    releasePfns(k, out, true, true);
+    settled(w);
+  });
+});
 
 describe('what a user keeps beside its entries', () => {
   it('is made once, by name, and is saved with the kernel', () => {
