@@ -3,13 +3,19 @@
  * packages opensbi and u-boot-qemu. Where CI is set the tests fail without them, elsewhere they are
  * reported as skipped.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { type ElfImage, parseElf } from '#emu';
 import { BareMachine, HostMachine } from '#testbed';
+import { bootDisk } from '../support/boot-disk.ts';
 
 const MEMORY_BYTES = 128 * 2 ** 20;
 const LIMIT = 40e6;
+/** With two seconds of U-Boot's count-down. */
+const BOOT_LIMIT = 400e6;
 
 const OPENSBI = '/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.elf';
 const U_BOOT = '/usr/lib/u-boot/qemu-riscv64/uboot.elf';
@@ -76,4 +82,47 @@ describe('firmware for the virt board runs as it is: a guest in VS-mode', () => 
     expect(text).toMatch(/^U-Boot 20/m);
     expect(text).toMatch(/DRAM: +128 MiB/);
   });
+
+  withFirmware(
+    'its driver reads a virtio disk, boots from it and writes to it',
+    U_BOOT_S_MODE,
+    () => {
+      const folder = mkdtempSync(join(tmpdir(), 'gupbed-'));
+      const file = join(folder, 'disk.img');
+      const disk = bootDisk([
+        'ls virtio 0:1',
+        'virtio read 0x84000000 0x1fb0 2',
+        'crc32 0x84000000 0x400',
+        'mw.l 0x85000000 0xc0ffee42 0x80',
+        'virtio write 0x85000000 0x1fc0 1',
+        'poweroff',
+      ]);
+      const sectors = disk.subarray(0x1fb0 * 512, 0x1fb2 * 512);
+      sectors.set(sectors.map((_, i) => i * 7));
+      writeFileSync(file, disk);
+      const parts = [{ kind: 'virtio-blk' as const, image: { file, sizeBytes: disk.length } }];
+      // Where it loads the script to is beyond 128 MiB.
+      const guests = [
+        { name: 'u-boot', memoryBytes: 2 * MEMORY_BYTES, harts: 1, activity: null, parts },
+      ];
+      const machine = new HostMachine({ seed: 1, policy: 'linux-7', guests });
+      const [guest] = machine.guests;
+      machine.boot(guest!, image(U_BOOT_S_MODE));
+      while (!machine.done && machine.retired < BOOT_LIMIT)
+        machine.step(BOOT_LIMIT - machine.retired);
+      machine.tearDown();
+      machine.writeBack();
+      const after = readFileSync(file);
+      rmSync(folder, { recursive: true });
+      const text = guest!.console.lines.join('\n');
+      expect(text).toMatch(/gupb VirtIO Block Device/);
+      expect(text).toMatch(/BOOT.SCR/);
+      expect(text).toMatch(new RegExp(`==> ${crc32(sectors).toString(16).padStart(8, '0')}`));
+      expect(guest!.end).toMatchObject({ kind: 'shutdown', resetReason: 0 });
+      expect(machine.violations).toEqual([]);
+      const written = Buffer.alloc(512, Buffer.from('42eeffc0', 'hex'));
+      written.copy(disk, 0x1fc0 * 512);
+      expect(after.equals(disk)).toBe(true);
+    },
+  );
 });
