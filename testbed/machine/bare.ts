@@ -2,7 +2,18 @@
  * A bare-metal machine: harts, RAM and devices in the memory map of QEMU's virt board, and nothing
  * in TypeScript above them. Harts take turns by a fixed quantum of instructions.
  */
-import { Aclint, BusPort, DmaEngine, Finisher, type FinishRequest, Ns16550, Plic } from '#devices';
+import {
+  Aclint,
+  BusPort,
+  DmaEngine,
+  type DmaEnginePort,
+  Finisher,
+  type FinishRequest,
+  Iommu,
+  IommuPort,
+  Ns16550,
+  Plic,
+} from '#devices';
 import {
   ACLINT_BASE,
   ACLINT_BYTES,
@@ -17,6 +28,11 @@ import {
   FINISHER_BASE,
   FINISHER_BYTES,
   Hart,
+  IOMMU_BASE,
+  IOMMU_BYTES,
+  IOMMU_DEVICE_DMA,
+  IOMMU_IRQ_BASE,
+  IOMMU_NR_IRQS,
   type IrqLine,
   loadElf,
   MIP_MEIP,
@@ -35,6 +51,7 @@ import {
 } from '#emu';
 import { guestDeviceTree } from '#kvm';
 import { LineConsole, type LineListener } from './console.ts';
+import { iommuNode } from './part.ts';
 import { ramSink } from './ram-sink.ts';
 import { treeRoomFor } from './tree-room.ts';
 import { attachVirtioSlots } from './virtio-slots.ts';
@@ -45,6 +62,8 @@ export interface BareConfig {
   harts: number;
   /** Told of every line that the program prints. */
   onLine?: LineListener;
+  /** An IOMMU, Bare after reset, in front of the DMA engine. Default false: as on QEMU's board. */
+  iommu?: boolean;
   /** More devices on its bus. */
   devices?: readonly BareDevice[];
 }
@@ -80,6 +99,7 @@ export class BareMachine {
   private readonly waiting: boolean[];
   private turn: number;
   private turnLeft: number;
+  private readonly hasIommu: boolean;
 
   constructor(config: BareConfig) {
     this.memory = new PhysMemory(config.ramBytes);
@@ -91,6 +111,7 @@ export class BareMachine {
     this.running = null;
     this.turn = 0;
     this.turnLeft = QUANTUM;
+    this.hasIommu = config.iommu ?? false;
     this.harts = [];
     this.waiting = [];
     for (let index = 0; index < config.harts; index++) {
@@ -125,7 +146,7 @@ export class BareMachine {
     const dma = new DmaEngine({
       clock,
       irq: plic.source(DMA_ENGINE_IRQ),
-      port: new BusPort(this.memory),
+      port: this.dmaPort(plic),
     });
     bus.attach(ACLINT_BASE, ACLINT_BYTES, aclint, 'aclint');
     bus.attach(PLIC_BASE, PLIC_BYTES, plic, 'plic');
@@ -133,6 +154,17 @@ export class BareMachine {
     bus.attach(FINISHER_BASE, FINISHER_BYTES, finisher, 'finisher');
     bus.attach(DMA_ENGINE_BASE, DMA_ENGINE_BYTES, dma, 'dma');
     attachVirtioSlots(bus);
+  }
+
+  /** Memory as the DMA engine sees it: straight on the bus, or behind an IOMMU that is attached here. */
+  private dmaPort(plic: Plic): DmaEnginePort {
+    const port = new BusPort(this.memory);
+    if (!this.hasIommu) return port;
+    const irq = Array.from({ length: IOMMU_NR_IRQS }, (_, i) => plic.source(IOMMU_IRQ_BASE + i));
+    const { memory, clock } = this;
+    const iommu = new Iommu({ memory, port, irq, clock, name: 'iommu' });
+    this.bus.attach(IOMMU_BASE, IOMMU_BYTES, iommu, 'iommu');
+    return new IommuPort({ iommu, deviceId: IOMMU_DEVICE_DMA, memory: port });
   }
 
   /**
@@ -150,6 +182,7 @@ export class BareMachine {
         nrHarts: this.harts.length,
         memory: [{ gpa: RAM_BASE, lenBytes: memory.ramBytes }],
         devices: ['plic', 'clint', 'uart', 'dma-engine', 'finisher'],
+        nodes: this.hasIommu ? [iommuNode()] : [],
         machineMode: true,
       }),
     );

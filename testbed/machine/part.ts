@@ -6,7 +6,15 @@
  * config, or from that and what was saved. The kinds of parts are in parts/index.ts.
  */
 import type { DmaEnginePort } from '#devices';
-import type { Clock, IrqLine, MmioDevice } from '#emu';
+import {
+  type Clock,
+  IOMMU_BASE,
+  IOMMU_BYTES,
+  IOMMU_IRQ_BASE,
+  IOMMU_NR_IRQS,
+  type IrqLine,
+  type MmioDevice,
+} from '#emu';
 import {
   type FdtNode,
   type FdtProperty,
@@ -114,3 +122,14 @@ export const partNode = (
   ],
   children: [],
 });
+
+/** The IOMMU's node, on whichever board. */
+export const iommuNode = (): FdtNode =>
+  partNode(
+    'iommu',
+    IOMMU_BASE,
+    IOMMU_BYTES,
+    'riscv,iommu',
+    Array.from({ length: IOMMU_NR_IRQS }, (_, i) => IOMMU_IRQ_BASE + i),
+    [fdtCells('#iommu-cells', 1)],
+  );

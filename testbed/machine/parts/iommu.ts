@@ -5,10 +5,9 @@
  */
 import { Iommu, IommuPort, type IommuState } from '#devices';
 import { MirrorPort, type MirrorPortState } from '#devices/host';
-import { fdtCells } from '#kvm';
 import { IOMMU_BASE, IOMMU_BYTES, IOMMU_IRQ_BASE, IOMMU_NR_IRQS } from '#emu';
 import { Pump } from '../../actors/pump.ts';
-import { type GuestPart, type PartKind, partNode } from '../part.ts';
+import { type GuestPart, iommuNode, type PartKind } from '../part.ts';
 
 export interface IommuPartConfig {
   kind: 'iommu';
@@ -41,11 +40,7 @@ export const IOMMU_PART: PartKind<IommuPartConfig> = {
     }
     return {
       regions: [{ gpa: IOMMU_BASE, lenBytes: IOMMU_BYTES, device: iommu, name: 'iommu' }],
-      nodes: [
-        partNode('iommu', IOMMU_BASE, IOMMU_BYTES, 'riscv,iommu', irqs, [
-          fdtCells('#iommu-cells', 1),
-        ]),
-      ],
+      nodes: [iommuNode()],
       actors: [new Pump(`${name} port`, port)],
       dmaPort: (deviceId) => new IommuPort({ iommu, deviceId, memory: port }),
       save: (): State => ({ iommu: iommu.save(), port: port.save() }),
