@@ -2,8 +2,8 @@
  * virtio-pmem: stores all over a persistent memory, flushes now and then, and checks what is there.
  *
  * A page that was written has words that follow from its number and the version of the write. A run
- * begins by checking what the last one has left: every page must be zeroes or whole, and no older than
- * the version that was flushed last; page 0 says which that is.
+ * begins by checking what the last one has left: every page must be zeroes or whole. Page 0 says which
+ * version was flushed last.
  *
  * Parameter 0 = rounds (default 20). Parameter 1 = 1: the range is asked of the configuration space and
  * not of the shared memory region.

@@ -76,6 +76,7 @@ export const VIRTIO_BLK_PART: PartKind<VirtioBlkPartConfig> = {
       save: (): State => ({ disk: image.disk, plug: plug.save(), blk: device.save() }),
       ended: () => plug.ended(),
       markUnderWay: () => backend.markUnderWay(),
+      powerFail: (keeps) => image.powerFail(keeps),
       release: () => image.release(),
       writeBack: () => image.writeBack(),
       report: () => ({ requests: device.requests, errors: device.errors }),
