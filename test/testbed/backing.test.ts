@@ -1,6 +1,7 @@
 /** Guest memory of every kind: a guest that fights for it loses nothing, and nothing of it is left. */
 import { deserialize, serialize } from 'node:v8';
 import { describe, expect, it } from 'vitest';
+import { RAM_OFFSET } from '#emu';
 import { FIGHT_GAPS, hostRamBytes, type HostConfig, HostMachine, type HostState } from '#testbed';
 import {
   BACKING_KINDS,
@@ -63,5 +64,26 @@ describe('guest memory', () => {
     expect(hostRamBytes(configOf('fsdax')) - hostRamBytes(configOf('anon'))).toBe(
       backingHostRamBytes('fsdax', guest!.memoryBytes),
     );
+  });
+});
+
+describe('a guest on a guest_memfd', () => {
+  it('that is saved goes on as if it had not been: slots bound, pages of the file where they were', () => {
+    const until = (machine: HostMachine, retired: number): HostMachine => {
+      while (machine.retired < retired || !machine.quiet) machine.step(200);
+      return machine;
+    };
+    const machine = until(bootFight(configOf('gmem'), { checked: true }), 3e6);
+    const state = structuredClone(machine.save());
+    const again = new HostMachine(state.config, { checked: true }, state);
+    const slot = again.guests[0]!.vm.slots[0]!;
+    expect(again.k.state.mappings.get(slot.gmem!.fileId)).toMatchObject({ kind: 'gmem' });
+    for (const m of [machine, again]) until(m, 5e6);
+    const ram = ({ memory }: HostMachine) => memory.u8.subarray(RAM_OFFSET);
+    expect(Buffer.compare(ram(again), ram(machine))).toBe(0);
+    expect(again.guests[0]!.vm.stat.gmemFaults).toBe(machine.guests[0]!.vm.stat.gmemFaults);
+    expect(again.guests[0]!.vm.stat.gmemInvalidations).toBeGreaterThan(10);
+    again.tearDown();
+    expect(again.violations).toEqual([]);
   });
 });
