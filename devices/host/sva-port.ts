@@ -31,6 +31,7 @@ export interface SvaPortState {
   atc: AtcState;
   transfers: number;
   bytesWritten: number;
+  releasedAt: number;
 }
 
 export class SvaPort extends TranslatedPort {
@@ -40,6 +41,8 @@ export class SvaPort extends TranslatedPort {
   /** Descriptors that were completed, and bytes that reached guest memory. */
   transfers: number;
   bytesWritten: number;
+  /** Of these, so many by descriptors that are over. */
+  private releasedAt: number;
 
   /** @throws Error where the device cannot be bound to the process */
   constructor(config: SvaPortConfig, state?: SvaPortState) {
@@ -56,6 +59,7 @@ export class SvaPort extends TranslatedPort {
     });
     this.transfers = state?.transfers ?? 0;
     this.bytesWritten = state?.bytesWritten ?? 0;
+    this.releasedAt = state?.releasedAt ?? 0;
     if (state !== undefined) this.atc.restore(state.atc);
     const processId = state?.processId ?? host.sva.bind(device, mm);
     if (processId < 0) throw new Error(`${device.name}: cannot share mm ${mm.id}: ${processId}`);
@@ -79,7 +83,9 @@ export class SvaPort extends TranslatedPort {
 
   /** A descriptor is over, or was given up: what it asked for is not waited for any more. */
   release(): void {
-    this.transfers++;
+    // What was given up has not written a status.
+    if (this.bytesWritten > this.releasedAt) this.transfers++;
+    this.releasedAt = this.bytesWritten;
   }
 
   /** The device goes: it may not use the process any more, and forgets what it has of it. */
@@ -89,8 +95,8 @@ export class SvaPort extends TranslatedPort {
   }
 
   save(): SvaPortState {
-    const { processId, transfers, bytesWritten } = this;
-    return { processId, atc: this.atc.save(), transfers, bytesWritten };
+    const { processId, transfers, bytesWritten, releasedAt } = this;
+    return { processId, atc: this.atc.save(), transfers, bytesWritten, releasedAt };
   }
 
   protected override wrote(gpa: number, lenBytes: number): void {
