@@ -127,15 +127,19 @@ export class Host {
   readonly memory: PhysMemory;
   readonly pd: number;
   private nextPage: number;
+  /** Does what the memory behind the NIC has to do before a command is over. */
+  private readonly pump: () => void;
 
   constructor(
     nic: (irq: ReturnType<typeof probedLine>) => RdmaNic,
     memory: PhysMemory,
     firstPage: number,
+    pump: () => void = () => {},
   ) {
     this.nic = nic(this.irq);
     this.memory = memory;
     this.nextPage = firstPage;
+    this.pump = pump;
     this.write(0x08, 3);
     this.pd = this.must(CMD.allocPd)[0];
   }
@@ -148,10 +152,12 @@ export class Host {
     this.nic.write(offset, 4, value);
   }
 
-  /** A command. @returns the errno, or the results. Needs memory that answers at once. */
+  /** A command. @returns the errno, or the results */
   command(command: number, ...args: number[]): number | [number, number] {
     for (const [i, arg] of args.entries()) this.write(0x40 + 4 * i, arg);
     this.write(0x70, command);
+    this.pump();
+    if ((this.read(0x0c) & 2) !== 0) throw new Error(`command ${command} does not end`);
     const status = this.read(0x74);
     this.write(0x10, 1);
     return status !== 0 ? status : [this.read(0x78), this.read(0x7c)];
