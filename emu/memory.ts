@@ -59,6 +59,8 @@ export class PhysMemory {
   readonly nrPages: number;
   /** The hart that executes, to whom stores are put down; or NO_HART. */
   hart: number;
+  /** A frame has had FRAME_POISONED: only then is there anything to ask about it. */
+  hasPoison: boolean;
   /** Watchers of stores. */
   readonly storeWatchers: StoreWatcher[];
   private readonly codeWriteListeners: CodeWriteListener[];
@@ -83,6 +85,7 @@ export class PhysMemory {
     this.ramBytes = ramBytes;
     this.nrPages = ramBytes / PAGE_SIZE;
     this.hart = NO_HART;
+    this.hasPoison = false;
     this.storeWatchers = [];
     this.codeWriteListeners = [];
     this.entryDroppers = [];
@@ -158,6 +161,7 @@ export class PhysMemory {
       fresh |= flags & ~u8[at]!;
       u8[at] = u8[at]! | flags;
     }
+    if ((flags & FRAME_POISONED) !== 0) this.hasPoison = true;
     if (fresh === 0) return;
     for (const drop of this.entryDroppers) drop(page, nrPages, (flags & FRAME_POISONED) !== 0);
   }
@@ -170,10 +174,7 @@ export class PhysMemory {
 
   /** Would a load of these bytes of one page meet poison? */
   isPoisoned(offset: number, lenBytes: number): boolean {
-    const page = (offset - RAM_OFFSET) >>> PAGE_SHIFT;
-    return (
-      (this.u8[CODE_FLAGS + page]! & FRAME_POISONED) !== 0 && this.poisonSlow(offset, lenBytes)
-    );
+    return this.hasPoison && this.poisonSlow(offset, lenBytes);
   }
 
   /** Told of every change to frames whose code flag is set. */
@@ -213,6 +214,8 @@ export class PhysMemory {
   }
 
   private poisonSlow(offset: number, lenBytes: number): boolean {
+    const page = (offset - RAM_OFFSET) >>> PAGE_SHIFT;
+    if ((this.u8[CODE_FLAGS + page]! & FRAME_POISONED) === 0) return false;
     return this.storeWatchers.some((watcher) => watcher.isPoisoned(offset, lenBytes));
   }
 

@@ -487,6 +487,7 @@ export class Mmu {
 
   /** May the read and execute arrays hold a page? Not one with bytes whose load fails. */
   private mayCache(page: number): boolean {
+    if (!this.memory.hasPoison) return true;
     return this.u8[CODE_FLAGS + ((page - RAM_OFFSET) >>> PAGE_SHIFT)]! < FRAME_POISONED;
   }
 
