@@ -56,7 +56,13 @@ import { drive, type Kernel, type MmStruct, mmCreate } from '#mm';
 import { fileById, type GuestRange } from '../actors/targets.ts';
 import { type Backing, GUEST_RAM_HVA, makeBacking, releaseBacking } from './backing.ts';
 import { LineConsole, type LineListener } from './console.ts';
-import { createGuestDma, type GuestDma, type GuestDmaState } from './guest-dma.ts';
+import {
+  attachToHost,
+  createGuestDma,
+  type GuestDma,
+  type GuestDmaDevice,
+  type GuestDmaState,
+} from './guest-dma.ts';
 import { GUEST_RAM_GPA, type GuestConfig } from './guest-config.ts';
 import type { GuestPart, PartWiring } from './part.ts';
 import { createPart, partTakesVirtioSlot } from './parts/index.ts';
@@ -214,6 +220,7 @@ export class Guest {
         onWritten: (gpa, lenBytes) => markGuestDirty(vm, gpa, lenBytes),
         endSlice: () => this.wiring.endSlice(),
         dmaPort: (deviceId) => portBehind(parts, deviceId),
+        hostDma: (id) => this.hostDma(id, config.kind),
         putConsole: (byte) => this.console.put(byte),
       };
       if (partTakesVirtioSlot(config)) virtioSlot++;
@@ -225,6 +232,16 @@ export class Guest {
   /** The mappings behind its memory. */
   get ranges(): readonly GuestRange[] {
     return this.backing.ranges;
+  }
+
+  /** A device whose pages are pinned, behind the host's IOMMU. */
+  private hostDma(id: number, kind: string): GuestDmaDevice | undefined {
+    const { iommu, index } = this.wiring;
+    const mode = this.config.iommu ?? 'off';
+    if (iommu === null || mode === 'off') return undefined;
+    // What pins needs no page requests.
+    const own = mode === 'sva' ? 'strict' : mode;
+    return attachToHost(iommu, index, id, own, `guest${index} ${kind} ${id}`);
   }
 
   /** Host virtual address of a guest physical one, or -1 where the guest has no memory. */

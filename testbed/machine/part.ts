@@ -26,6 +26,7 @@ import {
 } from '#kvm';
 import type { Kernel, MmStruct } from '#mm';
 import type { Actor } from '../sched/actor.ts';
+import type { GuestDmaDevice } from './guest-dma.ts';
 
 /** Registers of a part on the guest's bus. */
 export interface PartRegion {
@@ -90,6 +91,8 @@ export interface PartWiring {
   endSlice(): void;
   /** Memory as the device with this id sees it behind an IOMMU, which is a part before this one. */
   dmaPort(deviceId: number): DmaEnginePort | undefined;
+  /** The guest's device with this id behind the host's IOMMU; undefined where `--iommu` is off. */
+  hostDma(deviceId: number): GuestDmaDevice | undefined;
   /** A byte for the guest's console. */
   putConsole(byte: number): void;
 }

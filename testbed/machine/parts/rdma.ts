@@ -3,8 +3,14 @@
  * page tables; memory regions are pinned for as long as they are registered, or paged on demand.
  */
 import { type RdmaLink, RdmaNic, type RdmaNicState, RdmaWire, type RdmaWireState } from '#devices';
-import { MirrorPort, type MirrorPortState, RdmaOdpRegions, RdmaPinnedRegions } from '#devices/host';
-import { RDMA_BASE, RDMA_BYTES, RDMA_IRQ_BASE, RDMA_NICS } from '#emu';
+import {
+  MirrorPort,
+  type MirrorPortState,
+  RdmaOdpRegions,
+  RdmaPinnedRegions,
+  type RdmaRegionsConfig,
+} from '#devices/host';
+import { IOMMU_DEVICE_RDMA, RDMA_BASE, RDMA_BYTES, RDMA_IRQ_BASE, RDMA_NICS } from '#emu';
 import { Pump } from '../../actors/pump.ts';
 import { type GuestPart, type PartKind, type PartWiring, partNode } from '../part.ts';
 
@@ -33,6 +39,16 @@ interface State {
   nics: NicState[];
 }
 
+/** Regions that pin; behind the host's IOMMU, where there is one. */
+const pinnedRegions = (
+  memory: RdmaRegionsConfig,
+  wiring: PartWiring,
+  index: number,
+): RdmaPinnedRegions => {
+  const dma = wiring.hostDma(IOMMU_DEVICE_RDMA + index);
+  return new RdmaPinnedRegions(dma === undefined ? memory : { ...memory, dma });
+};
+
 /** One NIC with what stands behind it. */
 const plugNic = (
   config: RdmaPartConfig,
@@ -46,7 +62,7 @@ const plugNic = (
   const port = new MirrorPort({ kernel: k, mm, name, hvaOf, onWritten });
   const memory = { kernel: k, mm, hvaOf, onWritten };
   const regions: Regions =
-    config.mr === 'pin' ? new RdmaPinnedRegions(memory) : new RdmaOdpRegions(memory);
+    config.mr === 'pin' ? pinnedRegions(memory, wiring, index) : new RdmaOdpRegions(memory);
   const irq = wiring.irq(RDMA_IRQ_BASE + index);
   const nic = new RdmaNic({ clock, irq, port, regions, link, name });
   if (state !== undefined) {
