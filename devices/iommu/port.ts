@@ -14,8 +14,8 @@ import { IOMMU_MRIF, type Iommu } from './iommu.ts';
 export interface IommuPortConfig {
   iommu: Iommu;
   deviceId: number;
-  /** What is behind the IOMMU: the port that moves bytes. */
-  memory: DmaPort;
+  /** What is behind the IOMMU: the port that moves bytes, and may copy them by itself. */
+  memory: DmaPort & Partial<Pick<DmaEnginePort, 'copy'>>;
   /** The device caches translations. The port answers the IOMMU for it. */
   atc?: Atc;
   /** With an ATC: a page that is not there is asked for. */
@@ -86,6 +86,15 @@ export class IommuPort implements DmaEnginePort {
   }
 
   private copyPiece(toIova: number, fromIova: number, lenBytes: number): number {
+    const { memory } = this.config;
+    if (memory.copy !== undefined) {
+      const from = this.locate(fromIova, false);
+      if (from === DMA_FAULT || from === DMA_WAIT) return from;
+      const to = this.locate(toIova, true);
+      if (to === DMA_FAULT || to === DMA_WAIT) return to;
+      // Of an interrupt file in memory there is nothing to copy by.
+      if (from >= 0 && to >= 0) return memory.copy(to, from, lenBytes);
+    }
     const outcome = this.read(fromIova, this.scratch, 0, lenBytes);
     return outcome === DMA_OK ? this.write(toIova, this.scratch, 0, lenBytes) : outcome;
   }

@@ -25,6 +25,7 @@ export const bareCommand = async (words: string[]): Promise<number> => {
   const args = parseCommandLine('bare', words, {
     memory: { type: 'string', default: '64M' },
     harts: { type: 'string', default: '1' },
+    iommu: { type: 'boolean' },
     param: { type: 'string', multiple: true },
     ...RUN_OPTIONS,
   });
@@ -34,13 +35,14 @@ export const bareCommand = async (words: string[]): Promise<number> => {
   const file = positionals[0]!;
   const ramBytes = parseSize('--memory', String(values['memory']), MIB, 3072 * MIB);
   const harts = parseCount('--harts', String(values['harts']), 1, 8);
+  const iommu = values['iommu'] === true;
   const limit = limitOf(args);
   const json = wantsJson(args);
   const image = putParameters(readElf(file), parametersOf(args));
   const onLine = (line: string): void => {
     if (!json) process.stdout.write(`${line}\n`);
   };
-  const machine = withRoomFor(ramBytes, () => new BareMachine({ ramBytes, harts, onLine }));
+  const machine = withRoomFor(ramBytes, () => new BareMachine({ ramBytes, harts, iommu, onLine }));
   refusingElf(file, () => machine.load(image));
   let left = limit;
   const { outcome, seconds } = await runLoop(

@@ -63,6 +63,7 @@ Runs a bare-metal program in M-mode on a board with the memory map of QEMU's vir
 
   --memory SIZE            RAM, 1M to 3G (default 64M)
   --harts N                harts, 1 to 8 (default 1)
+  --iommu                  a RISC-V IOMMU in front of the DMA engine, Bare after reset
   --param N                a number for the program, up to four times (guests/README.md)
   --max-instructions N     stop, with exit code 1, after N retired instructions
   --json                   one JSON object
