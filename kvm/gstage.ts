@@ -48,7 +48,7 @@ const VPN_MASK = (1 << VPN_BITS) - 1;
 const TABLE_ENTRIES = 1 << VPN_BITS;
 
 /** Pages that a leaf of a level maps. */
-export const gstagePages = (level: number): number => 1 << (VPN_BITS * level);
+const gstagePages = (level: number): number => 1 << (VPN_BITS * level);
 /** Bytes that a leaf of a level maps. */
 export const gstageBytes = (level: number): number => gstagePages(level) * 4096;
 
