@@ -1,6 +1,6 @@
 /** The RDMA NIC's work requests: what its specification says of each, and of its end (devices/rdma/). */
 import { describe, expect, it } from 'vitest';
-import type { DmaPort } from '#emu';
+import { type DmaPort, PersistDomain } from '#emu';
 import {
   ACCESS,
   ALL,
@@ -272,6 +272,32 @@ describe('flush', () => {
     settle();
     expect(poll(a.qp).map(({ id }) => id)).toEqual([1, 2]);
     expect(flushed.reduce((sum, [, n]) => sum + n, 0)).toBe(4 * PAGE);
+  });
+
+  it('over a persistence domain: what was flushed is on the media, what was only written is not', () => {
+    const rights = ALL | ACCESS.persist;
+    const { a, b, memory, settle } = createConnected({ access: rights });
+    const firstOffset = memory.offsetOf(b.at);
+    const domain = new PersistDomain({ memory, firstOffset, lenBytes: 4 * PAGE, mode: 'adr' });
+    const { rkey } = b.host.register(b.at, 4 * PAGE, rights);
+    memory.writeBytes(a.at, pattern(200));
+    for (const at of [0, PAGE])
+      post(a.qp, { op: OP.write, pieces: [piece(a, 0, 200)], remote: b.at + at, rkey });
+    post(a.qp, { op: OP.flush, flush: 2, flushBytes: 200, remote: b.at, rkey });
+    settle();
+    expect(poll(a.qp).map(({ status }) => status)).toEqual([WC.ok, WC.ok, WC.ok]);
+    expect(same(domain.media.subarray(0, 200), pattern(200))).toBe(true);
+    expect(same(domain.media.subarray(PAGE, PAGE + 200), new Uint8Array(200))).toBe(true);
+    // Half of it would be of memory that forgets.
+    expect(() => b.host.register(b.at + 3 * PAGE, 2 * PAGE, rights)).toThrow('errno 22');
+    // Memory that cannot be read any more.
+    domain.addPoison(2 * PAGE, 256);
+    const local = { op: OP.read, pieces: [piece(a, 0, 8)] };
+    post(a.qp, { ...local, remote: b.at + 2 * PAGE - 8, rkey });
+    post(a.qp, { ...local, remote: b.at + 2 * PAGE, rkey });
+    settle();
+    expect(poll(a.qp).map(({ status }) => status)).toEqual([WC.ok, WC.remoteOp]);
+    domain.detach();
   });
 
   it('needs the right, of the region and of the queue pair', () => {
