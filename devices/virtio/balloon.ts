@@ -21,29 +21,29 @@ import type { Virtqueue } from './queue.ts';
 import { putWord32, word16, word32 } from './ring.ts';
 
 /* ---- features, as bit numbers (5.5.3) ---- */
-export const VIRTIO_BALLOON_F_MUST_TELL_HOST = 0;
-export const VIRTIO_BALLOON_F_STATS_VQ = 1;
-export const VIRTIO_BALLOON_F_DEFLATE_ON_OOM = 2;
-export const VIRTIO_BALLOON_F_PAGE_POISON = 4;
-export const VIRTIO_BALLOON_F_PAGE_REPORTING = 5;
+const VIRTIO_BALLOON_F_MUST_TELL_HOST = 0;
+const VIRTIO_BALLOON_F_STATS_VQ = 1;
+const VIRTIO_BALLOON_F_DEFLATE_ON_OOM = 2;
+const VIRTIO_BALLOON_F_PAGE_POISON = 4;
+const VIRTIO_BALLOON_F_PAGE_REPORTING = 5;
 
 /* ---- struct virtio_balloon_config (5.5.4) ---- */
-export const BALLOON_CONFIG_NUM_PAGES = 0;
-export const BALLOON_CONFIG_ACTUAL = 4;
-export const BALLOON_CONFIG_POISON_VAL = 12;
+const BALLOON_CONFIG_NUM_PAGES = 0;
+const BALLOON_CONFIG_ACTUAL = 4;
+const BALLOON_CONFIG_POISON_VAL = 12;
 const CONFIG_BYTES = 16;
 
 /** Unit of num_pages, actual and page numbers, whatever the guest's pages have. */
 export const BALLOON_PAGE_BYTES = 4096;
 
-export const BALLOON_INFLATEQ = 0;
-export const BALLOON_DEFLATEQ = 1;
-export const BALLOON_STATSQ = 2;
+const BALLOON_INFLATEQ = 0;
+const BALLOON_DEFLATEQ = 1;
+const BALLOON_STATSQ = 2;
 /**
  * The number of reporting_vq is 4. Drivers that leave out queues of features which are not offered, as
  * Linux does, have it at 3, free_page_vq's: that one is not there otherwise, so both are served.
  */
-export const BALLOON_REPORTING_VQ = 4;
+const BALLOON_REPORTING_VQ = 4;
 const REPORTING_VQ_COMPACT = 3;
 const QUEUE_SIZE = 128;
 

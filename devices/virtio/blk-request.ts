@@ -14,16 +14,16 @@ import { word32 } from './ring.ts';
 /** Bytes of a sector, whatever the disk has. */
 export const BLK_SECTOR_BYTES = 512;
 
-export const VIRTIO_BLK_T_IN = 0;
-export const VIRTIO_BLK_T_OUT = 1;
-export const VIRTIO_BLK_T_FLUSH = 4;
-export const VIRTIO_BLK_T_GET_ID = 8;
-export const VIRTIO_BLK_T_DISCARD = 11;
-export const VIRTIO_BLK_T_WRITE_ZEROES = 13;
+const VIRTIO_BLK_T_IN = 0;
+const VIRTIO_BLK_T_OUT = 1;
+const VIRTIO_BLK_T_FLUSH = 4;
+const VIRTIO_BLK_T_GET_ID = 8;
+const VIRTIO_BLK_T_DISCARD = 11;
+const VIRTIO_BLK_T_WRITE_ZEROES = 13;
 
 export const VIRTIO_BLK_S_OK = 0;
 export const VIRTIO_BLK_S_IOERR = 1;
-export const VIRTIO_BLK_S_UNSUPP = 2;
+const VIRTIO_BLK_S_UNSUPP = 2;
 
 /** Segments of one discard or write-zeroes request, and sectors of one segment, at most. */
 export const BLK_RANGES_MAX = 32;

@@ -31,29 +31,29 @@ import { JobList, type JobListState } from './jobs.ts';
 import { putWord16, putWord32 } from './ring.ts';
 
 /* ---- features, as bit numbers (5.2.3) ---- */
-export const VIRTIO_BLK_F_SEG_MAX = 2;
-export const VIRTIO_BLK_F_RO = 5;
-export const VIRTIO_BLK_F_BLK_SIZE = 6;
-export const VIRTIO_BLK_F_FLUSH = 9;
-export const VIRTIO_BLK_F_TOPOLOGY = 10;
-export const VIRTIO_BLK_F_CONFIG_WCE = 11;
-export const VIRTIO_BLK_F_MQ = 12;
-export const VIRTIO_BLK_F_DISCARD = 13;
-export const VIRTIO_BLK_F_WRITE_ZEROES = 14;
+const VIRTIO_BLK_F_SEG_MAX = 2;
+const VIRTIO_BLK_F_RO = 5;
+const VIRTIO_BLK_F_BLK_SIZE = 6;
+const VIRTIO_BLK_F_FLUSH = 9;
+const VIRTIO_BLK_F_TOPOLOGY = 10;
+const VIRTIO_BLK_F_CONFIG_WCE = 11;
+const VIRTIO_BLK_F_MQ = 12;
+const VIRTIO_BLK_F_DISCARD = 13;
+const VIRTIO_BLK_F_WRITE_ZEROES = 14;
 
 /* ---- struct virtio_blk_config (5.2.4) ---- */
-export const BLK_CONFIG_CAPACITY = 0;
-export const BLK_CONFIG_SEG_MAX = 12;
-export const BLK_CONFIG_BLK_SIZE = 20;
-export const BLK_CONFIG_PHYSICAL_BLOCK_EXP = 24;
-export const BLK_CONFIG_WRITEBACK = 32;
-export const BLK_CONFIG_NUM_QUEUES = 34;
-export const BLK_CONFIG_MAX_DISCARD_SECTORS = 36;
-export const BLK_CONFIG_MAX_DISCARD_SEG = 40;
-export const BLK_CONFIG_DISCARD_ALIGNMENT = 44;
-export const BLK_CONFIG_MAX_WRITE_ZEROES_SECTORS = 48;
-export const BLK_CONFIG_MAX_WRITE_ZEROES_SEG = 52;
-export const BLK_CONFIG_MAY_UNMAP = 56;
+const BLK_CONFIG_CAPACITY = 0;
+const BLK_CONFIG_SEG_MAX = 12;
+const BLK_CONFIG_BLK_SIZE = 20;
+const BLK_CONFIG_PHYSICAL_BLOCK_EXP = 24;
+const BLK_CONFIG_WRITEBACK = 32;
+const BLK_CONFIG_NUM_QUEUES = 34;
+const BLK_CONFIG_MAX_DISCARD_SECTORS = 36;
+const BLK_CONFIG_MAX_DISCARD_SEG = 40;
+const BLK_CONFIG_DISCARD_ALIGNMENT = 44;
+const BLK_CONFIG_MAX_WRITE_ZEROES_SECTORS = 48;
+const BLK_CONFIG_MAX_WRITE_ZEROES_SEG = 52;
+const BLK_CONFIG_MAY_UNMAP = 56;
 const CONFIG_BYTES = 60;
 
 const QUEUE_SIZE = 256;

@@ -18,11 +18,11 @@ import { JobList, type JobListState, type VirtioJob } from './jobs.ts';
 import { putWord32, word32 } from './ring.ts';
 
 /** The range is told by a shared memory region: a feature, as a bit number. */
-export const VIRTIO_PMEM_F_SHMEM_REGION = 0;
-export const VIRTIO_PMEM_REQ_TYPE_FLUSH = 0;
+const VIRTIO_PMEM_F_SHMEM_REGION = 0;
+const VIRTIO_PMEM_REQ_TYPE_FLUSH = 0;
 /** What a request returns: done, or not. */
-export const VIRTIO_PMEM_OK = 0;
-export const VIRTIO_PMEM_FAILED = 0xffff_ffff;
+const VIRTIO_PMEM_OK = 0;
+const VIRTIO_PMEM_FAILED = 0xffff_ffff;
 
 const QUEUE_SIZE = 64;
 const REQ_VQ = 0;

@@ -34,7 +34,7 @@ export class PartImage {
 
   /** Nobody has the file mapped any more. */
   release(): void {
-    if (this.writesBack) this.last = diskFileBytes(this.wiring.k, this.disk);
+    if (this.writesBack) this.last ??= diskFileBytes(this.wiring.k, this.disk);
     releaseDiskFile(this.wiring.k, this.disk);
   }
 
