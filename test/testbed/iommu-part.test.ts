@@ -55,6 +55,18 @@ describe('a guest’s IOMMU', () => {
     expect(finish(boot('iommu', [3], ACTIVITY)).at(-1)).toBe('iommu: ok');
   });
 
+  it('saved in the middle, and restored, it says the same', () => {
+    const straight = finish(boot('iommu', [2], null));
+    const machine = boot('iommu', [2], null);
+    while (!machine.done && machine.retired < 600_000) machine.step(600_000);
+    const state = structuredClone(machine.save());
+    expect(machine.done).toBe(false);
+    const restored = new HostMachine(state.config, { checked: true }, state);
+    expect(structuredClone(restored.save())).toEqual(state);
+    expect(finish(restored)).toEqual(straight);
+    machine.tearDown();
+  });
+
   it('is Bare after reset: a guest that does not know of it copies as ever', () => {
     expect(finish(boot('dmacopy', [], null)).at(-1)).toBe('dmacopy: ok');
   });

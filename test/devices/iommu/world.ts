@@ -16,7 +16,7 @@ const INDEXES = [0, 1, 2, 3, 511];
 /** Ids that requests have. */
 export const DEVICES = [0, 1, 2, 3, 64, 65, 128, 129, 40_000, 70_000];
 /** -1: a request without process_id. */
-export const PROCESSES = [-1, -1, -1, -1, -1, -1, -1, 0, 1, 2, 257, 300, 70_000, 140_000];
+export const PROCESSES = [-1, -1, -1, -1, 0, 1, 2, 257, 300, 70_000, 140_000];
 
 export interface World {
   levels: number;
