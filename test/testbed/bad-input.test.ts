@@ -93,6 +93,16 @@ const options: { what: string; words: string[]; says: RegExp }[] = [
     words: ['run', 'hello.elf', '--policy', 'x'],
     says: /--policy x/,
   },
+  {
+    what: 'memory of a kind that is none',
+    words: ['run', 'hello.elf', '--backing', 'x'],
+    says: /--backing x: one of mixed, anon/,
+  },
+  {
+    what: 'more memory than its kind can have',
+    words: ['run', 'hello.elf', '--backing', 'file', '--memory', '1G'],
+    says: /--memory 1G: file has 640M at most/,
+  },
   { what: 'an unknown option', words: ['run', 'hello.elf', '--frob'], says: /--frob/ },
   { what: 'an option without its value', words: ['run', 'hello.elf', '--seed'], says: /--seed/ },
   { what: 'no program', words: ['run'], says: /gupbed run GUEST\.elf/ },

@@ -1,7 +1,12 @@
 /** `gupbed run`: guest programs under the hypervisor, each in a VM of its own. */
 import { basename } from 'node:path';
 import type { IommuMode } from '#devices/host';
-import { BACKING_KINDS, type BackingKind, isBackingKind } from '../machine/backing.ts';
+import {
+  BACKING_KINDS,
+  type BackingKind,
+  backingMemoryMax,
+  isBackingKind,
+} from '../machine/backing.ts';
 import type { Guest } from '../machine/guest.ts';
 import {
   FIGHT_GAPS,
@@ -71,6 +76,11 @@ const guestsOf = (args: ParsedArgs): GuestConfig[] => {
     );
   const activity = values['activity'] === true ? FIGHT_GAPS : null;
   const backing = backingOf(String(values['backing']));
+  const most = backingMemoryMax(backing);
+  if (memoryBytes > most)
+    throw new UsageError(
+      `--memory ${formatSize(memoryBytes)}: ${backing} has ${formatSize(most)} at most`,
+    );
   const iommu = iommuOf(String(values['iommu']));
   const parts = partsOf(args, powerFailOf(args).event);
   return files.map((file, i) => ({
