@@ -28,6 +28,7 @@ M_MODE=(-Wl,--defsym=LOAD_BASE=0x80000000)
 
 RUNTIME=(lib/crt0.S lib/runtime.c lib/sbi.c lib/print.c)
 VIRTIO=(lib/virtio.c lib/virtq-split.c lib/virtq-packed.c)
+VIRTIO_IRQ=("${VIRTIO[@]}" lib/virtio-irq.c)
 BARE_RUNTIME=(lib/crt0-bare.S lib/uart.c lib/print.c)
 
 # build NAME LINK-FLAG SOURCE...
@@ -51,11 +52,11 @@ build rdma "${S_MODE[@]}" "${RUNTIME[@]}" lib/fdt.c lib/rdma.c rdma.c
 build txlog "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/pmem.c lib/txlog.c txlog.c
 build nvdimm "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/pmem.c lib/labels.c nvdimm.c
 build txlog-recover "${M_MODE[@]}" "${BARE_RUNTIME[@]}" lib/txlog.c txlog-recover.c
-build virtio-balloon "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/fdt.c virtio-balloon.c
-build virtio-blk "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-blk.c
-build virtio-pmem "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-pmem.c
-build virtio-console "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" virtio-console.c
-build virtio-rng "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO[@]}" lib/fdt.c \
+build virtio-balloon "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO_IRQ[@]}" lib/fdt.c virtio-balloon.c
+build virtio-blk "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO_IRQ[@]}" virtio-blk.c
+build virtio-pmem "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO_IRQ[@]}" virtio-pmem.c
+build virtio-console "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO_IRQ[@]}" virtio-console.c
+build virtio-rng "${S_MODE[@]}" "${RUNTIME[@]}" "${VIRTIO_IRQ[@]}" lib/fdt.c \
     lib/iommu.c lib/sv39.c virtio-rng.c
 build bare-hello "${M_MODE[@]}" "${BARE_RUNTIME[@]}" bare-hello.c
 for source in wild-*.S; do

@@ -11,10 +11,9 @@
  * 8 notification data. Parameter 1 = 1: it does not wait for the host to want anything.
  */
 #include "fdt.h"
-#include "plic.h"
 #include "print.h"
 #include "runtime.h"
-#include "virtio.h"
+#include "virtio-irq.h"
 
 #define F_MUST_TELL_HOST (1UL << 0)
 #define F_STATS_VQ (1UL << 1)
@@ -50,21 +49,7 @@ static struct virtq inflateq, deflateq, statsq, reporting_vq;
 static u32 numbers[BATCH_PAGES];
 static struct stat stats[2];
 static u64 hart, first_page, nr_pages, nr_ballooned;
-static volatile u64 interrupts;
 static u64 failures, given, returned, zeroed, reports, stats_sent;
-
-void trap_handler(struct trap_frame *frame)
-{
-    if (frame->scause != CAUSE_EXTERNAL_INTERRUPT)
-        trap_unexpected(frame);
-    u32 source = plic_claim(hart);
-    if (source == device.irq) {
-        virtio_acknowledge(&device);
-        interrupts++;
-    }
-    if (source != 0)
-        plic_complete(hart, source);
-}
 
 static void failed(const char *what, u64 page, u64 got)
 {
@@ -242,16 +227,8 @@ static void follow_host(void)
 
 static int setup(u64 left_alone)
 {
-    u64 wanted = VIRTIO_RING_FEATURES | F_MUST_TELL_HOST | F_STATS_VQ | F_DEFLATE_ON_OOM |
-                 F_FREE_PAGE_HINT | F_PAGE_REPORTING;
-    if (left_alone & 1)
-        wanted &= ~VIRTIO_F_RING_PACKED;
-    if (left_alone & 2)
-        wanted &= ~VIRTIO_F_INDIRECT_DESC;
-    if (left_alone & 4)
-        wanted &= ~VIRTIO_F_EVENT_IDX;
-    if (left_alone & 8)
-        wanted &= ~VIRTIO_F_NOTIFICATION_DATA;
+    u64 wanted = virtio_ring_features(left_alone) | F_MUST_TELL_HOST | F_STATS_VQ |
+                 F_DEFLATE_ON_OOM | F_FREE_PAGE_HINT | F_PAGE_REPORTING;
     if (!virtio_find(VIRTIO_ID_BALLOON, &device) || !virtio_negotiate(&device, wanted) ||
         !virtq_setup(&inflateq, &device, INFLATEQ, 0) ||
         !virtq_setup(&deflateq, &device, DEFLATEQ, 0))
@@ -263,8 +240,7 @@ static int setup(u64 left_alone)
         !virtq_setup(&reporting_vq, &device, REPORTING_VQ, 0) &&
         !virtq_setup(&reporting_vq, &device, REPORTING_VQ - 1, 0))
         return 0;
-    plic_enable(hart, device.irq);
-    virtio_ready(&device);
+    virtio_start(&device, hart);
     if ((device.features & F_STATS_VQ) != 0)
         send_stats();
     return 1;
@@ -290,7 +266,7 @@ int main(u64 this_hart, const void *fdt)
     if (parameter(1, 0) != 1)
         follow_host();
     check_pool();
-    if (interrupts == 0)
+    if (virtio_interrupts == 0)
         failed("no interrupts", 0, 0);
     print("virtio-balloon: %u pages given, %u returned, %u reports\n", given, returned, reports);
     print("virtio-balloon: %u pages came back as zeroes, %u statistics\n", zeroed, stats_sent);

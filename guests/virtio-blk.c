@@ -11,10 +11,9 @@
  * 8 notification data. Parameter 1 = requests of each slot (default 60). Parameter 2 = 1: nothing is
  * written; every sector must be zeroes or what one run of this program has left there.
  */
-#include "plic.h"
 #include "print.h"
 #include "runtime.h"
-#include "virtio.h"
+#include "virtio-irq.h"
 
 #define F_RO (1UL << 5)
 #define F_FLUSH (1UL << 9)
@@ -78,21 +77,7 @@ static struct virtio_device device;
 static struct virtq queue;
 static struct slot slots[NR_SLOTS];
 static u64 hart, zone_sectors, capacity;
-static volatile u64 interrupts;
 static u64 failures, done[16], refused;
-
-void trap_handler(struct trap_frame *frame)
-{
-    if (frame->scause != CAUSE_EXTERNAL_INTERRUPT)
-        trap_unexpected(frame);
-    u32 source = plic_claim(hart);
-    if (source == device.irq) {
-        virtio_acknowledge(&device);
-        interrupts++;
-    }
-    if (source != 0)
-        plic_complete(hart, source);
-}
 
 static void failed(const char *what, u64 sector, u64 got)
 {
@@ -297,20 +282,6 @@ static void submit_read_back(struct slot *slot, u32 from)
     submit(slot, slot->nr * SECTOR_BYTES, 1);
 }
 
-/* Sleeps until a request is done; interrupts are off between the look and the sleep. */
-static struct slot *wait_for_one(u32 *written)
-{
-    struct slot *slot;
-    csr_clear(sstatus, SSTATUS_SIE);
-    while ((slot = virtq_get(&queue, written)) == 0) {
-        wait_for_interrupt();
-        csr_set(sstatus, SSTATUS_SIE); /* the pending one is taken here */
-        csr_clear(sstatus, SSTATUS_SIE);
-    }
-    csr_set(sstatus, SSTATUS_SIE);
-    return slot;
-}
-
 static void run_requests(void)
 {
     u32 under_way = 0, written;
@@ -318,7 +289,7 @@ static void run_requests(void)
         submit_next(&slots[i]);
     virtq_kick(&queue);
     while (under_way > 0) {
-        struct slot *slot = wait_for_one(&written);
+        struct slot *slot = virtq_wait(&queue, &written);
         finished(slot, written, 0);
         if (slot->left == 0) {
             under_way--;
@@ -337,7 +308,7 @@ static void run_one(struct slot *slot, u32 type)
     slot->sector = 0;
     submit(slot, type == T_GET_ID ? 20 : 0, 1);
     virtq_kick(&queue);
-    finished(wait_for_one(&written), written, 0);
+    finished(virtq_wait(&queue, &written), written, 0);
 }
 
 static void read_back(int verify)
@@ -349,7 +320,7 @@ static void read_back(int verify)
     }
     virtq_kick(&queue);
     while (under_way > 0) {
-        struct slot *slot = wait_for_one(&written);
+        struct slot *slot = virtq_wait(&queue, &written);
         u32 i = (u32)(slot - slots);
         finished(slot, written, verify);
         if (at[i] == zone_sectors) {
@@ -374,20 +345,11 @@ static u64 state_of_disk(void)
 
 static int setup(u64 left_alone)
 {
-    u64 wanted = VIRTIO_RING_FEATURES | F_RO | F_FLUSH | F_DISCARD | F_WRITE_ZEROES;
-    if (left_alone & 1)
-        wanted &= ~VIRTIO_F_RING_PACKED;
-    if (left_alone & 2)
-        wanted &= ~VIRTIO_F_INDIRECT_DESC;
-    if (left_alone & 4)
-        wanted &= ~VIRTIO_F_EVENT_IDX;
-    if (left_alone & 8)
-        wanted &= ~VIRTIO_F_NOTIFICATION_DATA;
+    u64 wanted = virtio_ring_features(left_alone) | F_RO | F_FLUSH | F_DISCARD | F_WRITE_ZEROES;
     if (!virtio_find(VIRTIO_ID_BLOCK, &device) || !virtio_negotiate(&device, wanted) ||
         !virtq_setup(&queue, &device, 0, 0))
         return 0;
-    plic_enable(hart, device.irq);
-    virtio_ready(&device);
+    virtio_start(&device, hart);
     return 1;
 }
 
@@ -429,8 +391,8 @@ int main(u64 this_hart, const void *fdt)
               done[T_IN], done[T_OUT], done[T_FLUSH], done[T_WRITE_ZEROES], done[T_DISCARD], refused);
     }
     read_back(verify);
-    if (interrupts == 0)
-        failed("interrupts", 0, interrupts);
+    if (virtio_interrupts == 0)
+        failed("interrupts", 0, 0);
     if (failures != 0) {
         print("virtio-blk: FAILED, %u times\n", failures);
         return 1;

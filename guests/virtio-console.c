@@ -12,10 +12,9 @@
  * Parameter 0 = features of the rings that are left alone, as in virtio-rng.c. Parameter 1 = 1: there
  * is input to be waited for. Parameter 2 = 1: port 1 sends back what it is sent.
  */
-#include "plic.h"
 #include "print.h"
 #include "runtime.h"
-#include "virtio.h"
+#include "virtio-irq.h"
 
 #define F_SIZE (1UL << 0)
 #define F_MULTIPORT (1UL << 1)
@@ -54,37 +53,6 @@ static u8 typed[2][NR_IN][IN_BYTES];
 static struct control heard[NR_IN], said;
 static u8 sent[ECHO_BYTES];
 static u64 hart, random_state = SEED;
-static volatile u64 interrupts;
-
-void trap_handler(struct trap_frame *frame)
-{
-    if (frame->scause != CAUSE_EXTERNAL_INTERRUPT)
-        trap_unexpected(frame);
-    u32 source = plic_claim(hart);
-    if (source == device.irq) {
-        virtio_acknowledge(&device);
-        interrupts++;
-    }
-    if (source != 0)
-        plic_complete(hart, source);
-}
-
-/*
- * The next buffer that comes back in a queue: sleeps until there is one. Interrupts are off between
- * the look and the sleep; wfi wakes for a pending one all the same.
- */
-static void *next_used(struct virtq *queue, u32 *written)
-{
-    void *token;
-    csr_clear(sstatus, SSTATUS_SIE);
-    while ((token = virtq_get(queue, written)) == 0) {
-        wait_for_interrupt();
-        csr_set(sstatus, SSTATUS_SIE);
-        csr_clear(sstatus, SSTATUS_SIE);
-    }
-    csr_set(sstatus, SSTATUS_SIE);
-    return token;
-}
 
 static void offer_input(struct virtq *queue, void *bytes, u32 len)
 {
@@ -128,7 +96,7 @@ static u64 send_lines(struct virtq *queue)
     u64 sum = 0;
     u32 out = 0, written;
     for (u32 number = 0; number < NR_LINES; number++) {
-        u8 *line = out < NR_OUT ? lines[out++] : next_used(queue, &written);
+        u8 *line = out < NR_OUT ? lines[out++] : virtq_wait(queue, &written);
         u32 len = make_line(line, number);
         for (u32 i = 0; i < len; i++)
             sum = mix64(sum ^ line[i]);
@@ -138,7 +106,7 @@ static u64 send_lines(struct virtq *queue)
     }
     virtq_kick(queue);
     for (; out > 0; out--)
-        next_used(queue, &written);
+        virtq_wait(queue, &written);
     return sum;
 }
 
@@ -149,7 +117,7 @@ static void read_line(struct virtq *queue)
     u64 sum = 0, len = 0;
     for (int more = 1; more;) {
         u32 written;
-        u8 *bytes = next_used(queue, &written);
+        u8 *bytes = virtq_wait(queue, &written);
         for (u32 i = 0; i < written && more; i++) {
             more = bytes[i] != '\n';
             if (more) {
@@ -172,7 +140,7 @@ static void say(u32 port, u16 event, u16 value)
     struct virtq_segment segment = { &said, 8, 0 };
     virtq_add(&queues[CONTROL_OUT], &segment, 1, &said);
     virtq_kick(&queues[CONTROL_OUT]);
-    next_used(&queues[CONTROL_OUT], &written);
+    virtq_wait(&queues[CONTROL_OUT], &written);
 }
 
 /* Answers what the device says of its ports until those of the mask `wanted` are open. */
@@ -182,7 +150,7 @@ static void shake_hands(u32 wanted)
     say(0, DEVICE_READY, 1);
     while ((open & wanted) != wanted) {
         u32 written;
-        struct control *message = next_used(&queues[CONTROL_IN], &written);
+        struct control *message = virtq_wait(&queues[CONTROL_IN], &written);
         u32 port = message->id;
         if (message->event == DEVICE_ADD)
             say(port, PORT_READY, 1);
@@ -210,33 +178,27 @@ static u64 try_echo(void)
     virtq_add(&queues[TRANSMIT1], segments, 2, sent);
     virtq_kick(&queues[TRANSMIT1]);
     while (got < ECHO_BYTES) {
-        u8 *bytes = next_used(&queues[RECEIVE1], &written);
+        u8 *bytes = virtq_wait(&queues[RECEIVE1], &written);
         for (u32 i = 0; i < written; i++)
             wrong += got + i >= ECHO_BYTES || bytes[i] != sent[got + i];
         got += written;
         offer_input(&queues[RECEIVE1], bytes, IN_BYTES);
         virtq_kick(&queues[RECEIVE1]);
     }
-    next_used(&queues[TRANSMIT1], &written);
+    virtq_wait(&queues[TRANSMIT1], &written);
     return wrong;
 }
 
 static int set_up(u64 left_alone)
 {
-    u64 wanted = F_SIZE | F_MULTIPORT | F_EMERG_WRITE | VIRTIO_RING_FEATURES;
-    static const u64 choices[] = { VIRTIO_F_RING_PACKED, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX,
-                                   VIRTIO_F_NOTIFICATION_DATA };
-    for (u32 i = 0; i < 4; i++)
-        if (left_alone >> i & 1)
-            wanted &= ~choices[i];
+    u64 wanted = F_SIZE | F_MULTIPORT | F_EMERG_WRITE | virtio_ring_features(left_alone);
     if (!virtio_negotiate(&device, wanted))
         return 0;
     u32 nr_queues = (device.features & F_MULTIPORT) != 0 ? NR_QUEUES : 2;
     for (u32 i = 0; i < nr_queues; i++)
         if (!virtq_setup(&queues[i], &device, i, 0))
             return 0;
-    plic_enable(hart, device.irq);
-    virtio_ready(&device);
+    virtio_start(&device, hart);
     for (u32 i = 0; i < NR_IN; i++) {
         offer_input(&queues[RECEIVE], typed[0][i], IN_BYTES);
         if (nr_queues > 2) {
@@ -277,7 +239,7 @@ int main(u64 this_hart, const void *fdt)
         wrong = try_echo();
         print("virtio-console: %u bytes to port 1 and back, %u wrong\n", (u64)ECHO_BYTES, wrong);
     }
-    if (wrong != 0 || interrupts == 0) {
+    if (wrong != 0 || virtio_interrupts == 0) {
         print("virtio-console: FAILED\n");
         return 1;
     }

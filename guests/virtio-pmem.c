@@ -8,10 +8,9 @@
  * Parameter 0 = rounds (default 20). Parameter 1 = 1: the range is asked of the configuration space and
  * not of the shared memory region.
  */
-#include "plic.h"
 #include "print.h"
 #include "runtime.h"
-#include "virtio.h"
+#include "virtio-irq.h"
 
 #define F_SHMEM_REGION 1UL
 #define SHMEM_REGION_ID 0
@@ -39,22 +38,8 @@ static struct virtio_device device;
 static struct virtq queue;
 static u64 hart, nr_pages, random_state = SEED;
 static u64 *memory;
-static volatile u64 interrupts;
 static u64 failures;
 static u32 version_of[MAX_PAGES];
-
-void trap_handler(struct trap_frame *frame)
-{
-    if (frame->scause != CAUSE_EXTERNAL_INTERRUPT)
-        trap_unexpected(frame);
-    u32 source = plic_claim(hart);
-    if (source == device.irq) {
-        virtio_acknowledge(&device);
-        interrupts++;
-    }
-    if (source != 0)
-        plic_complete(hart, source);
-}
 
 static void failed(const char *what, u64 page, u64 got)
 {
@@ -98,13 +83,7 @@ static u32 request(u32 type)
     fence_all();
     virtq_add(&queue, segments, 2, &req);
     virtq_kick(&queue);
-    csr_clear(sstatus, SSTATUS_SIE);
-    while (virtq_get(&queue, &written) == 0) {
-        wait_for_interrupt();
-        csr_set(sstatus, SSTATUS_SIE); /* the pending one is taken here */
-        csr_clear(sstatus, SSTATUS_SIE);
-    }
-    csr_set(sstatus, SSTATUS_SIE);
+    virtq_wait(&queue, &written);
     if (written != sizeof ret)
         failed("bytes written", 0, written);
     return ret;
@@ -138,8 +117,7 @@ static int setup(int by_config, u64 *gpa, u64 *len)
     }
     if (!virtq_setup(&queue, &device, 0, 0))
         return 0;
-    plic_enable(hart, device.irq);
-    virtio_ready(&device);
+    virtio_start(&device, hart);
     return 1;
 }
 
@@ -172,7 +150,7 @@ int main(u64 this_hart, const void *fdt)
         failed("answers", 0, 0);
     for (u64 page = 1; page < nr_pages; page++)
         check_page(page, version_of[page]);
-    if (interrupts == 0)
+    if (virtio_interrupts == 0)
         failed("interrupts", 0, 0);
     if (failures != 0) {
         print("virtio-pmem: FAILED, %u times\n", failures);

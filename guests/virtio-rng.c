@@ -12,11 +12,10 @@
  */
 #include "fdt.h"
 #include "iommu.h"
-#include "plic.h"
 #include "print.h"
 #include "runtime.h"
 #include "sv39.h"
-#include "virtio.h"
+#include "virtio-irq.h"
 
 #define DEFAULT_REQUESTS 400
 #define NR_BUFFERS 24 /* out at a time */
@@ -42,21 +41,7 @@ static struct virtq queue;
 static struct buffer buffers[NR_BUFFERS];
 static sv39_table root, middle;
 static u64 hart, random_state = SEED;
-static volatile u64 interrupts;
 static u64 failures, seen[256], total;
-
-void trap_handler(struct trap_frame *frame)
-{
-    if (frame->scause != CAUSE_EXTERNAL_INTERRUPT)
-        trap_unexpected(frame);
-    u32 source = plic_claim(hart);
-    if (source == device.irq) {
-        virtio_acknowledge(&device);
-        interrupts++;
-    }
-    if (source != 0)
-        plic_complete(hart, source);
-}
 
 static void failed(const char *what, u64 got)
 {
@@ -152,15 +137,7 @@ int main(u64 this_hart, const void *fdt)
 {
     hart = this_hart;
     u64 requests = parameter(1, DEFAULT_REQUESTS), left_alone = parameter(0, 0);
-    u64 wanted = VIRTIO_RING_FEATURES | VIRTIO_F_ACCESS_PLATFORM;
-    if (left_alone & 1)
-        wanted &= ~VIRTIO_F_RING_PACKED;
-    if (left_alone & 2)
-        wanted &= ~VIRTIO_F_INDIRECT_DESC;
-    if (left_alone & 4)
-        wanted &= ~VIRTIO_F_EVENT_IDX;
-    if (left_alone & 8)
-        wanted &= ~VIRTIO_F_NOTIFICATION_DATA;
+    u64 wanted = virtio_ring_features(left_alone) | VIRTIO_F_ACCESS_PLATFORM;
     if (!virtio_find(VIRTIO_ID_ENTROPY, &device) || !virtio_negotiate(&device, wanted) ||
         !virtq_setup(&queue, &device, 0, 0)) {
         print("virtio-rng: no device\n");
@@ -170,8 +147,7 @@ int main(u64 this_hart, const void *fdt)
         print("virtio-rng: it is not behind an IOMMU\n");
         return 1;
     }
-    plic_enable(hart, device.irq);
-    virtio_ready(&device);
+    virtio_start(&device, hart);
     print("virtio-rng: %s ring, indirect %u, event index %u\n",
           virtq_has(&queue, VIRTIO_F_RING_PACKED) ? "packed" : "split",
           (u64)virtq_has(&queue, VIRTIO_F_INDIRECT_DESC),
@@ -209,8 +185,8 @@ int main(u64 this_hart, const void *fdt)
     check_distribution();
     if (parameter(2, 0))
         try_elsewhere((u8 *)(fdt_memory_end(fdt) - PAGE_SIZE));
-    if (interrupts == 0)
-        failed("interrupts", interrupts);
+    if (virtio_interrupts == 0)
+        failed("interrupts", 0);
     if (failures != 0) {
         print("virtio-rng: FAILED\n");
         return 1;
