@@ -151,6 +151,7 @@ export class DmaEngine implements MmioDevice, DmaClient {
   private readonly request: DmaMapRequest;
   /** Bytes of a descriptor, list entries or a status word on their way. */
   private readonly scratch: Uint8Array;
+  private readonly words: Uint32Array;
 
   constructor(config: DmaEngineConfig) {
     this.config = config;
@@ -160,6 +161,7 @@ export class DmaEngine implements MmioDevice, DmaClient {
     this.to = createDmaSegments();
     this.request = { address: 0, lenBytes: 0, write: false };
     this.scratch = new Uint8Array(LIST_BURST);
+    this.words = new Uint32Array(this.scratch.buffer);
     config.clock.receive(this.name, () => this.complete());
     config.port.onReady?.(() => this.ready());
   }
@@ -407,15 +409,17 @@ export class DmaEngine implements MmioDevice, DmaClient {
       return false;
     }
     for (let at = 0; at < burst; at += DMA_SG_BYTES) {
-      const lenBytes = Math.min(dmaWord(this.scratch, at + 8), r.lenBytes - r.covered);
-      if (lenBytes === 0 || !pushDmaSegment(list, dmaAddress(this.scratch, at), lenBytes)) {
+      const word = at >>> 2;
+      const address = this.words[word + 1]! * 2 ** 32 + this.words[word]!;
+      const lenBytes = Math.min(this.words[word + 2]!, r.lenBytes - r.covered);
+      if (lenBytes === 0 || !pushDmaSegment(list, address, lenBytes)) {
         this.finish(DMA_STATUS_BAD_DESCRIPTOR);
         return false;
       }
       r.covered += lenBytes;
       r.listAt += DMA_SG_BYTES;
       if (r.covered === r.lenBytes) return true;
-      if ((dmaWord(this.scratch, at + 12) & DMA_SG_LAST) !== 0) {
+      if ((this.words[word + 3]! & DMA_SG_LAST) !== 0) {
         this.finish(DMA_STATUS_BAD_DESCRIPTOR);
         return false;
       }

@@ -188,7 +188,7 @@ export class Iommu implements MmioDevice, CommandTarget {
   /** Bytes from `iova` on for which the last spa() or translate(), which was of it, holds: of one entry. */
   reachOf(iova: number): number {
     const { hitBytes } = this.translator.iotlb;
-    return hitBytes - (iova % hitBytes);
+    return hitBytes - (iova & (hitBytes - 1));
   }
 
   /** As spa(), but an offset into memory; it holds for the rest of the 4 KiB page. */

@@ -1,7 +1,8 @@
 /**
  * Suite `dma`: what the DMA engine moves through the host's IOMMU: off, hit, miss, and with a cache of
  * translations in the device; over 4 KiB pages that are nowhere contiguous, and over 2 MiB pages. Beside
- * it Uint8Array.set of as many bytes in the same memory. And what mapping costs a driver.
+ * it Uint8Array.set of the same bytes, piece by piece. And what mapping costs a driver. A sample is the
+ * best of several short passes, of both sides.
  */
 import { Atc, BusPort, DmaEngine, type DmaEnginePort, IommuPort } from '#devices';
 import {
@@ -33,11 +34,12 @@ const ENGINE_HEAD = 0x1c;
 const ENGINE_LATENCY = 0x28;
 const LIST_FLAGS = 6; // source and destination are lists
 const BARE_SET = 'Uint8Array.set';
-/** Descriptors before the first that counts, and of one sample. */
+/** Descriptors before the first that counts, of one pass; passes of a sample. */
 const WARM_UP = 200;
-const DESCRIPTORS = 60;
-const TRANSLATIONS = 400_000;
-const MAPPINGS = 300;
+const DESCRIPTORS = 12;
+const PASSES = 6;
+const TRANSLATIONS = 200_000;
+const MAPPINGS = 50;
 
 /** How the engine's addresses are translated. */
 type Way = 'off' | 'hit' | 'miss' | 'ATS';
@@ -50,8 +52,10 @@ interface Subject {
   host: HostIommu;
   engine: DmaEngine;
   clock: Clock;
-  /** Contiguous bytes for the peer. */
-  plain: number;
+  /** Offsets of the pieces, and how long they are: for the peer. */
+  from: number[];
+  to: number[];
+  pieceBytes: number;
 }
 
 const createHost = (): { k: Kernel; clock: Clock; host: HostIommu } => {
@@ -121,8 +125,9 @@ const putList = (view: DataView, at: number, sg: DmaSg, pieceBytes: number): num
 const createSubject = (huge: boolean, way: Way): Subject => {
   const { k, clock, host } = createHost();
   const [device, port] = portOf(k, host, way);
-  const from = mapped(device, framesOf(k, huge));
-  const to = mapped(device, framesOf(k, huge));
+  const [fromRuns, toRuns] = [framesOf(k, huge), framesOf(k, huge)];
+  const from = mapped(device, fromRuns);
+  const to = mapped(device, toRuns);
   const rings: DmaRun[] = [{ page: allocPages(k, 2, 1), nr: 4 }];
   const ring = mapped(device, rings).address[0]!;
   const offset = k.memory.pageOffset(rings[0]!.page);
@@ -141,9 +146,10 @@ const createSubject = (huge: boolean, way: Way): Subject => {
   engine.write(ENGINE_RING_SIZE, 4, 1);
   engine.write(ENGINE_LATENCY, 4, 0);
   engine.write(0x08, 4, 1);
-  const plain = k.memory.pageOffset(allocPages(k, PMD_ORDER, 0));
+  const offsets = (runs: DmaRun[]): number[] => runs.map(({ page }) => k.memory.pageOffset(page));
+  const pieces = { from: offsets(fromRuns), to: offsets(toRuns), pieceBytes };
   const what = `${huge ? '2 MiB' : '4 KiB'} pages, ${way}`;
-  return { what, way, memory: k.memory, host, engine, clock, plain };
+  return { what, way, memory: k.memory, host, engine, clock, ...pieces };
 };
 
 /** Nanoseconds a descriptor, of `n`. */
@@ -163,12 +169,22 @@ const runDescriptors = (subject: Subject, n: number): number => {
 };
 
 /** Nanoseconds to set as many bytes, of `n` times. */
-const runPlain = ({ memory, plain }: Subject, n: number): number => {
+const runPlain = ({ memory, from, to, pieceBytes }: Subject, n: number): number => {
   const { u8 } = memory;
   const begin = performance.now();
   for (let i = 0; i < n; i++)
-    u8.set(u8.subarray(plain, plain + DESCRIPTOR_BYTES), plain + DESCRIPTOR_BYTES);
+    for (let piece = 0; piece < from.length; piece++) {
+      const at = from[piece]!;
+      u8.set(u8.subarray(at, at + pieceBytes), to[piece]!);
+    }
   return ((performance.now() - begin) * 1e6) / n;
+};
+
+/** The least that several passes take. */
+const best = (pass: () => number): number => {
+  let least = pass();
+  for (let i = 1; i < PASSES; i++) least = Math.min(least, pass());
+  return least;
 };
 
 const gbPerSecond = (ns: number): number => DESCRIPTOR_BYTES / ns;
@@ -237,15 +253,15 @@ export const dmaSuite = async (rounds: number, announce: Announce): Promise<Samp
   for (const { device, runs } of drivers) runMappings(device, runs, WARM_UP);
   for (let round = 0; round < rounds; round++) {
     announce(`dma: round ${round + 1} of ${rounds}`);
-    hits.samples.push(runHits(host, base));
+    hits.samples.push(best(() => runHits(host, base)));
     subjects.forEach((subject, i) => {
-      const ns = runDescriptors(subject, DESCRIPTORS);
+      const ns = best(() => runDescriptors(subject, DESCRIPTORS));
       copies[i]!.samples.push(gbPerSecond(ns));
-      copies[i]!.peers[BARE_SET]!.push(gbPerSecond(runPlain(subject, DESCRIPTORS)));
+      copies[i]!.peers[BARE_SET]!.push(gbPerSecond(best(() => runPlain(subject, DESCRIPTORS))));
       each[i]!.samples.push(ns);
     });
     for (const { device, runs, row } of drivers)
-      row.samples.push(runMappings(device, runs, MAPPINGS));
+      row.samples.push(best(() => runMappings(device, runs, MAPPINGS)));
   }
   return [hits, ...copies, ...each, ...drivers.map(({ row }) => row)];
 };
