@@ -8,13 +8,7 @@
  */
 import { readOnce } from '#cells';
 import { PAGE_SIZE, RAM_PFN_BASE } from '#emu';
-import {
-  folioMaybeDmaPinned,
-  folioOf,
-  folioRefCount,
-  type Kernel,
-  PG_RESERVED,
-} from '#mm';
+import { folioMaybeDmaPinned, folioOf, folioRefCount, type Kernel, PG_RESERVED } from '#mm';
 import type { DmaDevice } from './dma-device.ts';
 import type { DmaMapping } from './dma-mapping.ts';
 import { frameOwner } from './frame-owner.ts';
