@@ -62,8 +62,6 @@ export type {
 export {
   RDMA_ACCESS_FLUSH_PERSISTENT,
   RDMA_ACCESS_LOCAL_WRITE,
-  RDMA_EFAULT,
-  RDMA_EINVAL,
 } from './rdma/registers.ts';
 export type { RdmaNicState } from './rdma/state.ts';
 export { RdmaWire } from './rdma/wire.ts';

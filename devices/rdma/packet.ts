@@ -44,7 +44,7 @@ export const SYNDROME_NAK_INVALID = 0x61;
 export const SYNDROME_NAK_ACCESS = 0x62;
 export const SYNDROME_NAK_OPERATION = 0x63;
 
-export const PSN_MASK = 0xff_ffff;
+const PSN_MASK = 0xff_ffff;
 
 /** The next packet sequence numbers, of 24 bits. */
 export const psnAdd = (psn: number, n: number): number => (psn + n) & PSN_MASK;

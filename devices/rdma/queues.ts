@@ -75,7 +75,7 @@ const breakCq = (nic: NicContext, cq: RdmaCq): void => {
 };
 
 /** Reports a request of the send queue. @returns false where it has to be tried again */
-export const completeSend = (nic: NicContext, qp: RdmaQp, work: SendWork): boolean => {
+const completeSend = (nic: NicContext, qp: RdmaQp, work: SendWork): boolean => {
   if (work.status === WC_SUCCESS && (work.flags & WR_SIGNALED) === 0) return true;
   const { done } = nic;
   done.wrIdLo = work.wrIdLo;

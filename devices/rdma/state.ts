@@ -154,7 +154,7 @@ export interface RdmaQp {
   established: boolean;
 }
 
-export interface RdmaCounters {
+interface RdmaCounters {
   sent: number;
   received: number;
   retries: number;

@@ -14,7 +14,7 @@ const SLOTS = 64;
 const BYTES_PER_INSTRUCTION = 128;
 /** Bytes of a packet beside its payload. */
 const HEADER_BYTES = 64;
-export const RDMA_DEFAULT_LATENCY = 500;
+const RDMA_DEFAULT_LATENCY = 500;
 
 /** Event: the oldest packet from side `arg` arrives. */
 const EVENT_ARRIVE = 0;

@@ -31,10 +31,10 @@ import { dmaAddress, dmaWord, putDmaWord } from '../dma-ring.ts';
 export const SQ_ENTRY_BYTES = 128;
 export const RQ_ENTRY_BYTES = 64;
 export const CQ_ENTRY_BYTES = 32;
-export const SGE_BYTES = 16;
-export const SQ_MAX_SGE = 4;
-export const RQ_MAX_SGE = 3;
-export const MAX_INLINE = 64;
+const SGE_BYTES = 16;
+const SQ_MAX_SGE = 4;
+const RQ_MAX_SGE = 3;
+const MAX_INLINE = 64;
 const SQ_DATA = 64;
 const RQ_DATA = 16;
 
@@ -83,8 +83,8 @@ export const WC_ATOMIC_WRITE = 9;
 export const WC_RECV = 128;
 export const WC_RECV_RDMA_WITH_IMM = 129;
 
-export const WC_WITH_IMM = 1 << 0;
-export const WC_PHASE = 1 << 31;
+const WC_WITH_IMM = 1 << 0;
+const WC_PHASE = 1 << 31;
 
 /** A list of pieces of local memory. Plain data, allocated once. */
 export interface Pieces {
