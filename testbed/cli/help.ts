@@ -35,6 +35,8 @@ Several programs run in as many VMs on one host; devices are plugged into the fi
 
   --memory SIZE            guest memory, 4M to 3G (default 64M)
   --harts N                virtual CPUs, 1 to 7, the others started by SBI HSM (default 1)
+  --quantum N              turns of N instructions, in order, instead of turns by the seed
+  --dirty-log KIND         with --activity: bitmap, manual (protected later) or ring (default bitmap)
   --seed N                 seed of every random choice (default 1)
   --max-instructions N     stop, with exit code 1, after N retired instructions
   --policy NAME            what users of GUP take: linux-6.5, linux-7 or target (default linux-7)

@@ -28,6 +28,8 @@ import { UsageError } from './usage-error.ts';
 
 /** One hart a vCPU, and a machine has eight; the last is kept for host processes. */
 const MAX_VCPUS = 7;
+/** Instructions of a turn, at most. */
+const MAX_QUANTUM = 1e9;
 
 /** `--backing`. @throws UsageError for a kind that is none */
 const backingOf = (kind: string): BackingKind => {
@@ -38,11 +40,13 @@ const backingOf = (kind: string): BackingKind => {
 
 const IOMMU_MODES: readonly IommuMode[] = ['off', 'strict', 'deferred', 'sva'];
 
-/** `--iommu`. @throws UsageError for a mode that is none */
-const iommuOf = (word: string): IommuMode => {
-  const mode = IOMMU_MODES.find((name) => name === word);
-  if (mode === undefined) throw new UsageError(`--iommu ${word}: one of ${IOMMU_MODES.join(', ')}`);
-  return mode;
+const DIRTY_LOGS = ['bitmap', 'manual', 'ring'] as const;
+
+/** An option that is one of a few words. @throws UsageError for another one */
+const oneOf = <T extends string>(option: string, word: string, known: readonly T[]): T => {
+  const found = known.find((name) => name === word);
+  if (found === undefined) throw new UsageError(`${option} ${word}: one of ${known.join(', ')}`);
+  return found;
 };
 
 /** `--power-fail-at N` or `event:N`: after so many instructions, or with that event of the NVDIMM. 0: never. */
@@ -81,7 +85,8 @@ const guestsOf = (args: ParsedArgs): GuestConfig[] => {
     throw new UsageError(
       `--memory ${formatSize(memoryBytes)}: ${backing} has ${formatSize(most)} at most`,
     );
-  const iommu = iommuOf(String(values['iommu']));
+  const iommu = oneOf('--iommu', String(values['iommu']), IOMMU_MODES);
+  const dirtyLog = oneOf('--dirty-log', String(values['dirty-log']), DIRTY_LOGS);
   const parts = partsOf(args, powerFailOf(args).event);
   return files.map((file, i) => ({
     name: guestName(file, files.indexOf(file) === i ? 0 : i),
@@ -90,6 +95,7 @@ const guestsOf = (args: ParsedArgs): GuestConfig[] => {
     activity,
     backing,
     iommu,
+    dirtyLog,
     parts: i === 0 ? parts : [],
   }));
 };
@@ -106,6 +112,8 @@ export const runCommand = async (words: string[]): Promise<number> => {
     param: { type: 'string', multiple: true },
     backing: { type: 'string', default: 'mixed' },
     iommu: { type: 'string', default: 'off' },
+    quantum: { type: 'string', default: '0' },
+    'dirty-log': { type: 'string', default: 'bitmap' },
     'power-fail-at': { type: 'string' },
     ...PART_OPTIONS,
     ...HOST_OPTIONS,
@@ -114,7 +122,12 @@ export const runCommand = async (words: string[]): Promise<number> => {
   if (files.length === 0)
     throw new UsageError('run: name a guest program, as in: gupbed run GUEST.elf');
   const { seed, policy, provenance, limit, save, json } = hostPlanOf(args);
-  const config: HostConfig = { seed, policy, guests: guestsOf(args) };
+  const config: HostConfig = {
+    seed,
+    policy,
+    guests: guestsOf(args),
+    quantum: parseCount('--quantum', String(values['quantum']), 0, MAX_QUANTUM),
+  };
   const parameters = parametersOf(args);
   const images = files.map((file) => putParameters(readElf(file), parameters));
   const onLine = (_guest: Guest, line: string): void => {
