@@ -44,6 +44,10 @@ interface Pair {
   board: Board;
   plain: PlainIommu;
   same(): boolean;
+  /** Tables have changed since settle(). */
+  changed(): boolean;
+  /** The plain model sees the rings as they are. */
+  sync(): void;
   /** Invalidates everything, if tables have changed. */
   settle(): void;
 }
@@ -73,6 +77,9 @@ const pairOf = (random: Rng, extended: boolean): Pair => {
   );
   const ours = board.memory.u8.subarray(RAM_OFFSET + TABLES, RAM_OFFSET + BYTES);
   const { devices } = world;
+  const rings = board.memory.u8.subarray(RAM_OFFSET, RAM_OFFSET + TABLES);
+  // A pointer that was spoiled may lead into the rings, which only one of the two writes.
+  const sync = (): void => copy.set(rings);
   const settle = (): void => {
     // A and D have been set in a word that may be something else to another walk.
     if (changed) board.command(iodirDdt(), iotinvalVma(), iotinvalGvma());
@@ -82,6 +89,8 @@ const pairOf = (random: Rng, extended: boolean): Pair => {
     board,
     plain,
     devices,
+    changed: () => changed,
+    sync,
     settle,
     same: () => Buffer.compare(ours, copy.subarray(TABLES)) === 0,
   };
@@ -125,7 +134,7 @@ const compareRequest = ({ board, plain }: Pair, request: PlainRequest): string =
 const NO_PERMISSION = [12, 13, 15, 20, 21, 23, 262, 266];
 
 /** A translation request of a device that writes, and perhaps executes. */
-const compareAts = ({ board, plain }: Pair, request: PlainRequest): string => {
+const compareAts = ({ board, plain, changed }: Pair, request: PlainRequest): string => {
   const completion = createAtsCompletion();
   const exec = request.need === 'x';
   const noWrite = request.need === 'r';
@@ -149,7 +158,9 @@ const compareAts = ({ board, plain }: Pair, request: PlainRequest): string => {
   }
   const write = noWrite ? false : plain.translate({ ...request, need: 'w' }).kind === 'ok';
   const fetch = exec ? plain.translate({ ...request, need: 'x' }).kind === 'ok' : false;
-  expect(completion).toMatchObject({ status: 0, read: true, write, exec: fetch });
+  // Where A was set in a table that other walks use as well, the IOMMU may go by what it knew before.
+  expect(completion).toMatchObject({ status: 0, read: true });
+  if (!changed()) expect(completion).toMatchObject({ write, exec: fetch });
   const inside = Number(request.iova) - completion.iova;
   expect(inside).toBeGreaterThanOrEqual(0);
   expect(inside).toBeLessThan(completion.lenBytes);
@@ -165,6 +176,7 @@ describe('RISC-V IOMMU 1.0: random directories and tables, in lockstep with a pl
         const pair = pairOf(random, extended);
         for (let i = 0; i < 250; i++) {
           const request = randomRequest(random, pair.devices);
+          pair.sync();
           const kind =
             request.kind === 'ats' ? compareAts(pair, request) : compareRequest(pair, request);
           seen.set(kind, (seen.get(kind) ?? 0) + 1);
