@@ -35,6 +35,14 @@ export interface FlushQueueCounts {
   byTime: number;
 }
 
+export const createFlushQueueCounts = (): FlushQueueCounts => ({
+  queued: 0,
+  queuedPages: 0,
+  mostPages: 0,
+  byRoom: 0,
+  byTime: 0,
+});
+
 /** What a saved machine keeps of it. */
 export interface FlushQueueState {
   waiting: DmaMapping[];
@@ -54,7 +62,7 @@ export class FlushQueue {
     this.waiting = [];
     this.filter = new Uint16Array(FILTER_SIZE);
     this.nrPages = 0;
-    this.counts = { queued: 0, queuedPages: 0, mostPages: 0, byRoom: 0, byTime: 0 };
+    this.counts = createFlushQueueCounts();
   }
 
   /** Takes a mapping that was cleared from the tables. */

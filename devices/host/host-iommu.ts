@@ -17,6 +17,7 @@ import { EBUSY, ENODEV, freePages, type Kernel, pageToPfn, type Path } from '#mm
 import { DmaDevice, type DmaDeviceState, type IommuMode } from './dma-device.ts';
 import type { DmaMapping } from './dma-mapping.ts';
 import { type DomainInvalidator, IoDomain, type IoDomainState } from './io-domain.ts';
+import { createFlushQueueCounts, type FlushQueueCounts } from './flush-queue.ts';
 import { ioRootPfn } from './io-tables.ts';
 import { atsInval, iodirInvalDdt, iotinvalGvma, iotinvalVma } from './iommu-commands.ts';
 import {
@@ -95,7 +96,17 @@ export interface HostIommuState {
   devices: DmaDeviceState[];
   sva: IommuSvaState;
   pending: boolean;
+  pastQueues: FlushQueueCounts;
 }
+
+/** Adds up what two queues counted. */
+const addQueueCounts = (into: FlushQueueCounts, counts: FlushQueueCounts): void => {
+  into.queued += counts.queued;
+  into.queuedPages += counts.queuedPages;
+  into.mostPages = Math.max(into.mostPages, counts.mostPages);
+  into.byRoom += counts.byRoom;
+  into.byTime += counts.byTime;
+};
 
 export class HostIommu implements DomainInvalidator {
   readonly kernel: Kernel;
@@ -114,6 +125,8 @@ export class HostIommu implements DomainInvalidator {
   private readonly hasPasid: boolean;
   /** An interrupt that nobody has looked at yet. */
   private pending: boolean;
+  /** What the queues of domains counted that are gone. */
+  private readonly pastQueues: FlushQueueCounts;
   private working: boolean;
 
   /** Switches the IOMMU on; or, with `state`, takes it over as it was. @throws Error without memory for its tables */
@@ -125,6 +138,7 @@ export class HostIommu implements DomainInvalidator {
     this.domains = new Map();
     this.devices = new Map();
     this.pending = state?.pending ?? false;
+    this.pastQueues = { ...createFlushQueueCounts(), ...state?.pastQueues };
     this.working = false;
     const line: IrqLine = {
       set: (level) => {
@@ -251,6 +265,7 @@ export class HostIommu implements DomainInvalidator {
         throw new Error(`domain ${domain.id}: ${device.name} is attached`);
     domain.finish();
     domain.queue.flush();
+    addQueueCounts(this.pastQueues, domain.queue.counts);
     this.invalidateDomain(domain);
     domain.destroy();
     this.domains.delete(domain.id);
@@ -285,6 +300,28 @@ export class HostIommu implements DomainInvalidator {
 
   domainOf(id: number): IoDomain | undefined {
     return this.domains.get(id);
+  }
+
+  /**
+   * What the IOMMU and its driver did, in words: of deferred invalidation how many mappings waited for it,
+   * and how many pages could be reached meanwhile that were unmapped already.
+   */
+  get report(): Record<string, number> {
+    const queues = [...this.domains.values()].map(({ queue }) => queue.counts);
+    const total = { ...this.pastQueues };
+    for (const counts of queues) addQueueCounts(total, counts);
+    const { pages, groups, refused, invalidations } = this.sva.counts;
+    return {
+      ...this.model.counts,
+      'mappings invalidated later': total.queued,
+      'most pages unmapped and not yet invalidated': total.mostPages,
+      'invalidations of a full queue': total.byRoom,
+      'invalidations of a queue after a while': total.byTime,
+      'pages requested by devices': pages,
+      'groups of page requests': groups,
+      'page requests refused': refused,
+      'invalidations of shared addresses': invalidations,
+    };
   }
 
   get allDevices(): readonly DmaDevice[] {
@@ -432,6 +469,7 @@ export class HostIommu implements DomainInvalidator {
       devices: [...this.devices.values()].map((device) => device.save()),
       sva: this.sva.save(),
       pending: this.pending,
+      pastQueues: { ...this.pastQueues },
     };
   }
 

@@ -51,6 +51,8 @@ export interface HostReport {
   stopped: string | null;
   guests: GuestReport[];
   kernel: Record<string, number>;
+  /** What the host's IOMMU and its driver did; null without one. */
+  iommu: Record<string, number> | null;
   sanitizer: { passes: number; violations: readonly string[] };
   host: { seconds: number; mips: number; rssMiB: number };
 }
@@ -75,6 +77,7 @@ export const hostReport = (
     stopped,
     guests,
     kernel: { ...machine.k.state.stat },
+    iommu: machine.iommu?.report ?? null,
     sanitizer: { passes: machine.sanitizerPasses, violations: machine.violations },
     host: {
       seconds,
