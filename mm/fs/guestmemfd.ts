@@ -14,12 +14,10 @@ import { PAGE_SIZE } from '#emu';
 import { downRead, downReadTrylock, downWrite, upRead, upWrite } from '../cache/rwsem.ts';
 import { cachedOffsets, truncateInodePagesRange } from '../cache/truncate.ts';
 import { unmapMappingRange } from '../cache/unmap.ts';
-import { EAGAIN, EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP } from '../errno.ts';
-import { folioAlloc, folioOf, folioPut, folioRefCount, folioUnlock } from '../folio/folio.ts';
-import { GFP_ZERO } from '../frames/buddy.ts';
-import { PG_UNEVICTABLE } from '../frames/table.ts';
-import { folioAddLru, lruAddDrainAll } from '../lru/batch.ts';
-import { type Path, YP_FAULT_ALLOCATED, YP_NOTIFIER_END, YP_NOTIFIER_START } from '../path.ts';
+import { EAGAIN, EBUSY, EINVAL, ENODEV, EOPNOTSUPP } from '../errno.ts';
+import { folioOf, folioPut, folioRefCount, folioUnlock } from '../folio/folio.ts';
+import { lruAddDrainAll } from '../lru/batch.ts';
+import { type Path, YP_NOTIFIER_END, YP_NOTIFIER_START } from '../path.ts';
 import type { AddressSpace, Kernel } from '../types.ts';
 import { VM_SHARED } from '../vma/flags.ts';
 import {
@@ -32,7 +30,7 @@ import {
   guestMemfdSetPrivate,
   guestMemfdState,
 } from './guestmemfd-state.ts';
-import { mappingAddFolio, mappingCreate, mappingLockPage } from './mapping.ts';
+import { mappingCreate, mappingGetUnevictable } from './mapping.ts';
 
 /** Modes of fallocate(), as include/uapi/linux/falloc.h has them. */
 export const FALLOC_FL_KEEP_SIZE = 0x01;
@@ -67,23 +65,8 @@ export const guestMemfdMmap = (mapping: AddressSpace, vmFlags: number): number =
  * @returns the page, locked and with a reference for the caller; -EINVAL beyond the end; -ENOMEM.
  *   Compare kvm_gmem_get_folio()
  */
-export function* guestMemfdGetFolio(k: Kernel, mapping: AddressSpace, pgoff: number): Path<number> {
-  for (;;) {
-    if (pgoff >= mapping.nrPages) return -EINVAL;
-    const page = yield* mappingLockPage(k, mapping, pgoff);
-    if (page !== -ENOENT) return page;
-    const folio = folioAlloc(k, GFP_ZERO);
-    if (folio < 0) return folio;
-    if (k.watched) yield YP_FAULT_ALLOCATED;
-    if (mapping.pages.has(pgoff)) {
-      folioPut(k, folio);
-      continue;
-    }
-    mappingAddFolio(k, mapping, pgoff, folio, PG_UNEVICTABLE);
-    folioAddLru(k, folio);
-    return folio;
-  }
-}
+export const guestMemfdGetFolio = (k: Kernel, mapping: AddressSpace, pgoff: number): Path<number> =>
+  mappingGetUnevictable(k, mapping, pgoff, true);
 
 /**
  * A page for a mapping of the host. @returns as guestMemfdGetFolio; -EINVAL also for a private page:

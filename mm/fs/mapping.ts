@@ -6,6 +6,7 @@ import { listPush, listRemoveAt, mapDelete, mapSet, setField } from '#cells';
 import { folioWaitWriteback } from '../cache/clean.ts';
 import { filemapInvalidateFolio, filemapRemoveFolio } from '../cache/remove.ts';
 import {
+  folioAlloc,
   folioGet,
   folioLock,
   folioNrPages,
@@ -17,10 +18,12 @@ import {
   folioTrylock,
   folioUnlock,
 } from '../folio/folio.ts';
-import { PG_LOCKED, PG_UPTODATE } from '../frames/table.ts';
-import { ENOENT } from '../errno.ts';
+import { GFP_ZERO } from '../frames/buddy.ts';
+import { PG_LOCKED, PG_UNEVICTABLE, PG_UPTODATE } from '../frames/table.ts';
+import { EINVAL, ENOENT } from '../errno.ts';
 import { hugetlbUnreserveFile } from '../hugetlb/resv.ts';
-import type { Path } from '../path.ts';
+import { folioAddLru } from '../lru/batch.ts';
+import { type Path, YP_FAULT_ALLOCATED } from '../path.ts';
 import { newId } from '../rmap/anon-vma.ts';
 import { freeSwapAndCache } from '../swap/cache.ts';
 import type { AddressSpace, Kernel, Vma } from '../types.ts';
@@ -146,6 +149,34 @@ export const mappingAddFolio = (
   folioSetMapping(k, folio, mapping.id, pgoff);
   folioTryGet(k, folio, nr);
 };
+
+/**
+ * The page at an offset of a file whose pages are single and stay in memory, zeroed and new if it is a hole.
+ * @param onLru new ones go to the LRU
+ * @returns the page, locked and with a reference for the caller; -EINVAL beyond the end; -ENOMEM
+ */
+export function* mappingGetUnevictable(
+  k: Kernel,
+  mapping: AddressSpace,
+  pgoff: number,
+  onLru: boolean,
+): Path<number> {
+  for (;;) {
+    if (pgoff >= mapping.nrPages) return -EINVAL;
+    const page = yield* mappingLockPage(k, mapping, pgoff);
+    if (page !== -ENOENT) return page;
+    const folio = folioAlloc(k, GFP_ZERO);
+    if (folio < 0) return folio;
+    if (k.watched) yield YP_FAULT_ALLOCATED;
+    if (mapping.pages.has(pgoff)) {
+      folioPut(k, folio);
+      continue;
+    }
+    mappingAddFolio(k, mapping, pgoff, folio, PG_UNEVICTABLE);
+    if (onLru) folioAddLru(k, folio);
+    return folio;
+  }
+}
 
 /** A VMA maps the file: it is a user, and the rmap finds it. */
 export const mappingLink = (mapping: AddressSpace, vma: Vma): void => {
