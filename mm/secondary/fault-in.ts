@@ -93,6 +93,10 @@ export const clearPfn = (out: SecondaryPfn): void => {
   out.hasFolio = false;
 };
 
+/** How GUP is asked to fault a page in for a secondary MMU. */
+export const faultFlags = (write: boolean): number =>
+  FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
+
 /** log2 of the pages that a primary entry of this level maps. */
 export const levelOrder = (level: number): number => Math.log2(levelPages(level));
 
@@ -117,8 +121,7 @@ function* getPfn(
   const { pages, user } = out;
   let writable = (yield* getUserPagesFastOnly(k, user, mm, hva, 1, FOLL_WRITE, pages)) === 1;
   if (!writable) {
-    const flags = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
-    const n = yield* getUserPagesUnlocked(k, user, mm, hva, 1, flags, pages);
+    const n = yield* getUserPagesUnlocked(k, user, mm, hva, 1, faultFlags(write), pages);
     if (n !== 1) return n < 0 ? n : -EFAULT;
     writable = write;
     if (!writable) {
@@ -151,23 +154,36 @@ function* lookUpPfn(
   write: boolean,
   out: SecondaryPfn,
 ): Path<number> {
-  const wanted = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
+  const flags = faultFlags(write) | FOLL_UNLOCKABLE;
   for (;;) {
-    const flags = wanted | FOLL_UNLOCKABLE;
     const n = yield* getUserPagesLocked(k, mm, hva, 1, flags, null, { locked: 0 });
     if (n !== 1) return n < 0 ? n : -EFAULT;
-    const leaf = walkLeaf(k, mm, hva);
-    const entry = readOnce(k.memory.i32, leafWord(leaf));
-    // Gone again, or read-only again: somebody came between.
-    if (!ptePresent(entry) || pteProtnone(entry) || (write && !pteWrite(entry))) continue;
-    const level = leafLevel(leaf);
-    out.pfn = pageToPfn(leafPage(entry, level, hva));
-    out.writable = pteWrite(entry);
-    out.order = level === 0 ? 0 : levelOrder(level);
-    out.hasFolio = true;
-    return 0;
+    // Otherwise somebody came between.
+    if (lookAtEntry(k, mm, hva, write, out)) return 0;
   }
 }
+
+/**
+ * Reports what the primary entry of a page that was faulted in says now. @returns false, and `out` as it
+ * was: the page is gone again, or read-only again
+ */
+export const lookAtEntry = (
+  k: Kernel,
+  mm: MmStruct,
+  hva: number,
+  write: boolean,
+  out: SecondaryPfn,
+): boolean => {
+  const leaf = walkLeaf(k, mm, hva);
+  const entry = readOnce(k.memory.i32, leafWord(leaf));
+  if (!ptePresent(entry) || pteProtnone(entry) || (write && !pteWrite(entry))) return false;
+  const level = leafLevel(leaf);
+  out.pfn = pageToPfn(leafPage(entry, level, hva));
+  out.writable = pteWrite(entry);
+  out.order = level === 0 ? 0 : levelOrder(level);
+  out.hasFolio = true;
+  return true;
+};
 
 /** Errors of GUP that say all; any other may mean that the memory has no page structs. */
 export const isFinal = (error: number): boolean =>

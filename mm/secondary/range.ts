@@ -10,19 +10,21 @@ import { PAGE_SIZE } from '#emu';
 import { EFAULT } from '../errno.ts';
 import { pageToPfn, pfnToPage } from '../frames/table.ts';
 import { getUserPagesFastOnly } from '../gup/fast.ts';
-import { FOLL_HONOR_NUMA_FAULT, FOLL_HWPOISON, FOLL_UNLOCKABLE, FOLL_WRITE } from '../gup/flags.ts';
+import { FOLL_UNLOCKABLE, FOLL_WRITE } from '../gup/flags.ts';
 import { getUserPagesUnlocked } from '../gup/slow.ts';
 import { type GupUserId, mayTakeGet } from '../gup/users.ts';
 import { getUserPagesLocked } from '../gup/walk.ts';
 import { type Path, YP_SECONDARY_PFN } from '../path.ts';
-import { ptePresent, pteProtnone, pteWrite } from '../pgtable/pte.ts';
+import { ptePresent, pteWrite } from '../pgtable/pte.ts';
 import { leafLevel, leafPage, leafWord, walkLeaf } from '../pgtable/walk.ts';
 import type { Kernel, MmStruct } from '../types.ts';
 import {
   createSecondaryPfn,
+  faultFlags,
   faultInPfn,
   isFinal,
   levelOrder,
+  lookAtEntry,
   markFolio,
   putPage,
   type SecondaryPfn,
@@ -100,8 +102,7 @@ function* getPfns(
   let n = yield* getUserPagesFastOnly(k, user, mm, hva, nrPages, FOLL_WRITE, pages);
   if (n <= 0) {
     writable = write;
-    const flags = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
-    n = yield* getUserPagesUnlocked(k, user, mm, hva, nrPages, flags, pages);
+    n = yield* getUserPagesUnlocked(k, user, mm, hva, nrPages, faultFlags(write), pages);
   }
   for (let i = 0; i < n; i++) {
     out.pfns[i] = pageToPfn(pages[i]!);
@@ -130,33 +131,23 @@ function* lookUpPfns(
   write: boolean,
   out: SecondaryPfns,
 ): Path<number> {
-  const wanted = FOLL_HWPOISON | FOLL_HONOR_NUMA_FAULT | (write ? FOLL_WRITE : 0);
+  const { single } = out;
+  const flags = faultFlags(write) | FOLL_UNLOCKABLE;
   for (;;) {
-    const flags = wanted | FOLL_UNLOCKABLE;
     const faulted = yield* getUserPagesLocked(k, mm, hva, nrPages, flags, null, { locked: 0 });
     if (faulted <= 0) return faulted < 0 ? faulted : -EFAULT;
     let n = 0;
-    while (n < faulted && lookAt(k, mm, hva + n * PAGE_SIZE, write, n, out)) n++;
+    for (; n < faulted && lookAtEntry(k, mm, hva + n * PAGE_SIZE, write, single); n++) keep(out, n);
     if (n > 0) return n;
   }
 }
 
-const lookAt = (
-  k: Kernel,
-  mm: MmStruct,
-  hva: number,
-  write: boolean,
-  i: number,
-  out: SecondaryPfns,
-): boolean => {
-  const leaf = walkLeaf(k, mm, hva);
-  const entry = readOnce(k.memory.i32, leafWord(leaf));
-  if (!ptePresent(entry) || pteProtnone(entry) || (write && !pteWrite(entry))) return false;
-  const level = leafLevel(leaf);
-  out.pfns[i] = pageToPfn(leafPage(entry, level, hva));
-  out.writable[i] = pteWrite(entry) ? 1 : 0;
-  out.orders[i] = level === 0 ? 0 : levelOrder(level);
-  return true;
+/** What was found of one page, as that of page `i`. */
+const keep = (out: SecondaryPfns, i: number): void => {
+  const { single } = out;
+  out.pfns[i] = single.pfn;
+  out.writable[i] = single.writable ? 1 : 0;
+  out.orders[i] = single.order;
 };
 
 /** A page that GUP refuses: perhaps it has no page struct. */
@@ -170,9 +161,7 @@ function* alone(
   const { single } = out;
   const error = yield* faultInPfn(k, mm, hva, write, single);
   if (error !== 0) return error;
-  out.pfns[0] = single.pfn;
-  out.writable[0] = single.writable ? 1 : 0;
-  out.orders[0] = single.order;
+  keep(out, 0);
   out.held = single.held;
   out.hasFolio = single.hasFolio;
   out.nrPages = 1;
