@@ -11,11 +11,13 @@ import {
   OP,
   PAGE,
   pattern,
+  piece,
   poll,
   post,
   postRecv,
   prepare,
   ring,
+  same,
   STATE,
   WC,
 } from './pair.ts';
@@ -25,8 +27,6 @@ type Board = ReturnType<typeof createConnected>;
 /** What a completion says when all is well. */
 const ok = (id: number, op: number, len: number) => ({ id, status: WC.ok, op, len });
 
-const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
-
 const word64 = ({ memory }: Board, at: number): bigint =>
   new DataView(memory.readBytes(at, 8).buffer).getBigUint64(0, true);
 
@@ -35,12 +35,6 @@ const put64 = ({ memory }: Board, at: number, value: bigint): void => {
   new DataView(bytes.buffer).setBigUint64(0, value, true);
   memory.writeBytes(at, bytes);
 };
-
-const piece = (end: Board['a'], offset: number, len: number) => ({
-  at: end.at + offset,
-  len,
-  key: end.lkey,
-});
 
 describe('send and receive', () => {
   it('a message goes into the pieces of the receive request, and both ends hear of it', () => {

@@ -397,3 +397,16 @@ export const pattern = (len: number, seed = 1): Uint8Array => {
   for (let i = 0; i < len; i++) bytes[i] = (i * 13 + (i >>> 7) * 5 + seed) & 0xff;
   return bytes;
 };
+
+/** Bytes of an end's own memory, as a work request names them. */
+export const piece = (
+  end: ReturnType<typeof createConnected>['a'],
+  offset: number,
+  len: number,
+) => ({
+  at: end.at + offset,
+  len,
+  key: end.lkey,
+});
+
+export const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;

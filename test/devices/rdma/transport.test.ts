@@ -10,24 +10,18 @@ import {
   OP,
   PAGE,
   pattern,
+  piece,
   poll,
   post,
   postRecv,
   prepare,
   ring,
+  same,
   STATE,
   WC,
 } from './pair.ts';
 
-const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
-
 type End = ReturnType<typeof createConnected>['a'];
-
-const piece = (end: End, offset: number, len: number) => ({
-  at: end.at + offset,
-  len,
-  key: end.lkey,
-});
 
 const RETRIES = 0x88;
 const NOT_READY = 0x8c;
