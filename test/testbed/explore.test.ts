@@ -363,7 +363,7 @@ describe('gupbed explore refuses, before anything runs', () => {
       code: 2,
       stdout: '',
       stderr:
-        'gupbed: explore: no scenario pin-shar, there are gup-fast-fork, pin-share, ptrace-writeback\n',
+        'gupbed: explore: no scenario pin-shar, there are gup-fast-fork, pin-share, ptrace-writeback, secondary-mmu\n',
     }));
 });
 
