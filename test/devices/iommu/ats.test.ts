@@ -37,15 +37,15 @@ import {
   READ,
   V,
   WRITE,
+  IOVA,
+  ROOT1,
+  MIDDLE,
+  LEAF,
+  SECOND,
+  PDT,
+  TARGET,
 } from './support.ts';
 
-const IOVA = 0x4000_0000;
-const ROOT1 = FREE;
-const MIDDLE = FREE + 0x1000;
-const LEAF = FREE + 0x2000;
-const SECOND = FREE + 0x4000;
-const PDT = FREE + 0x8000;
-const TARGET = RAM_BASE + 0x20_0000;
 const EN_ATS = 2n;
 const EN_PRI = 4n;
 const T2GPA = 8n;

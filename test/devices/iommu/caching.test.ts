@@ -19,15 +19,15 @@ import {
   pte,
   V,
   WRITE,
+  IOVA,
+  ROOT1,
+  MIDDLE,
+  LEAF,
+  SECOND,
+  PDT,
+  TARGET,
 } from './support.ts';
 
-const IOVA = 0x4000_0000;
-const ROOT1 = FREE;
-const MIDDLE = FREE + 0x1000;
-const LEAF = FREE + 0x2000;
-const SECOND = FREE + 0x4000; // 16 KiB
-const PDT = FREE + 0x8000;
-const TARGET = RAM_BASE + 0x20_0000; // 2 MiB aligned
 const OTHER = RAM_BASE + 0x30_0000;
 
 /** Sv39 tables that map two pages at IOVA. */

@@ -12,6 +12,8 @@ import {
   pte,
   V,
   WRITE,
+  IOVA,
+  TARGET,
 } from './support.ts';
 
 const OVF = 0x58;
@@ -22,8 +24,6 @@ const EVT = 0x160;
 const TR_IOVA = 0x258;
 const TR_CTL = 0x260;
 const TR_RESPONSE = 0x268;
-const IOVA = 0x4000_0000;
-const TARGET = RAM_BASE + 0x20_0000;
 const OF = 1n << 63n;
 const IDT = 1n << 62n;
 const DV = 1n << 61n;

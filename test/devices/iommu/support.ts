@@ -29,6 +29,17 @@ export const ROOT = RAM_BASE + 0x4000;
 /** Free for tests. */
 export const FREE = RAM_BASE + 0x1_0000;
 
+/** Where most tests put a device's tables, from FREE on, and the page behind them. */
+export const ROOT1 = FREE;
+export const MIDDLE = FREE + 0x1000;
+export const LEAF = FREE + 0x2000;
+/** 16 KiB. */
+export const SECOND = FREE + 0x4000;
+export const PDT = FREE + 0x8000;
+export const IOVA = 0x4000_0000;
+/** 2 MiB aligned. */
+export const TARGET = RAM_BASE + 0x20_0000;
+
 export const MODE_OFF = 0;
 export const MODE_BARE = 1;
 export const MODE_1LVL = 2;

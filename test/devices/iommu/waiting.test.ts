@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { BusPort, Iommu, IommuPort } from '#devices';
-import { Clock, DMA_FAULT, DMA_OK, DMA_WAIT, type DmaPort, RAM_BASE } from '#emu';
+import { Clock, DMA_FAULT, DMA_OK, DMA_WAIT, type DmaPort } from '#emu';
 import { rng } from '../../support/rng.ts';
 import { probedLine } from '../support/wires.ts';
 import {
@@ -28,12 +28,11 @@ import {
   ROOT,
   V,
   WRITE,
+  IOVA,
+  MIDDLE,
+  LEAF,
+  TARGET,
 } from './support.ts';
-
-const IOVA = 0x4000_0000;
-const MIDDLE = FREE + 0x1000;
-const LEAF = FREE + 0x2000;
-const TARGET = RAM_BASE + 0x20_0000;
 
 /** A port whose pages have to be waited for, each once after it was taken away. */
 class LatePort implements DmaPort {
