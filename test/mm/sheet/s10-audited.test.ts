@@ -32,6 +32,7 @@ describe('S10: who may take FOLL_GET', () => {
     const takers = GUP_USERS.filter(({ id }) => apis[id] === 'get');
     expect(takers.map(({ id }) => id)).toEqual([
       'kvm',
+      'mirror-port',
       'access-remote-vm',
       'vmsplice',
       'nfs-dio',
