@@ -34,6 +34,7 @@ import {
 } from '#mm';
 import { createSecondaryPfn } from '#mm/secondary';
 import {
+  BACKING_KINDS,
   type BackingKind,
   backingHostRamBytes,
   GUEST_RAM_HVA,
@@ -178,15 +179,7 @@ const exitSamples = (rounds: number): Samples => {
 
 /** Backings whose entries are huge: one fault for each of them. */
 const HUGE: readonly BackingKind[] = ['thp', 'hugetlb'];
-const FAULT_KINDS: readonly BackingKind[] = [
-  'anon',
-  'thp',
-  'shmem',
-  'hugetlb',
-  'file',
-  'fsdax',
-  'devdax',
-];
+const FAULT_KINDS = BACKING_KINDS.filter((kind) => kind !== 'mixed' && kind !== 'gmem');
 
 const faultSamples = (backing: BackingKind, policy: PolicyName, rounds: number): Samples => {
   const huge = HUGE.includes(backing);
