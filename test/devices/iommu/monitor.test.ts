@@ -6,14 +6,14 @@ import {
   type Board,
   boardOf,
   FREE,
-  IPSR,
   iotinvalVma,
+  IOVA,
+  IPSR,
   pscid,
   pte,
+  TARGET,
   V,
   WRITE,
-  IOVA,
-  TARGET,
 } from './support.ts';
 
 const OVF = 0x58;

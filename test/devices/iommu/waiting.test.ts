@@ -23,15 +23,15 @@ import {
   iodirDdt,
   iofence,
   iotinvalVma,
+  IOVA,
+  LEAF,
+  MIDDLE,
   pscid,
   pte,
   ROOT,
+  TARGET,
   V,
   WRITE,
-  IOVA,
-  MIDDLE,
-  LEAF,
-  TARGET,
 } from './support.ts';
 
 /** A port whose pages have to be waited for, each once after it was taken away. */
