@@ -408,23 +408,21 @@ export class DmaEngine implements MmioDevice, DmaClient {
       if (!r.waiting) this.finish(DMA_STATUS_BUS_ERROR);
       return false;
     }
-    for (let at = 0; at < burst; at += DMA_SG_BYTES) {
-      const word = at >>> 2;
-      const address = this.words[word + 1]! * 2 ** 32 + this.words[word]!;
-      const lenBytes = Math.min(this.words[word + 2]!, r.lenBytes - r.covered);
-      if (lenBytes === 0 || !pushDmaSegment(list, address, lenBytes)) {
-        this.finish(DMA_STATUS_BAD_DESCRIPTOR);
-        return false;
-      }
-      r.covered += lenBytes;
-      r.listAt += DMA_SG_BYTES;
-      if (r.covered === r.lenBytes) return true;
-      if ((this.words[word + 3]! & DMA_SG_LAST) !== 0) {
-        this.finish(DMA_STATUS_BAD_DESCRIPTOR);
-        return false;
-      }
+    const { words } = this;
+    let { covered } = r;
+    let bad = false;
+    let word = 0;
+    for (const end = burst >>> 2; word < end && covered < r.lenBytes && !bad; word += 4) {
+      const address = words[word + 1]! * 2 ** 32 + words[word]!;
+      const lenBytes = Math.min(words[word + 2]!, r.lenBytes - covered);
+      covered += lenBytes;
+      const short = covered < r.lenBytes && (words[word + 3]! & DMA_SG_LAST) !== 0;
+      bad = lenBytes === 0 || !pushDmaSegment(list, address, lenBytes) || short;
     }
-    return false;
+    r.covered = covered;
+    r.listAt += word * 4;
+    if (bad) this.finish(DMA_STATUS_BAD_DESCRIPTOR);
+    return !bad && covered === r.lenBytes;
   }
 
   /** Bytes of whole entries that are read at once: as far as the page goes. */
@@ -507,29 +505,32 @@ export class DmaEngine implements MmioDevice, DmaClient {
   private moveBytes(): number {
     const { from, to, r } = this;
     const { port } = this.config;
-    while (r.fromSegment < from.count && r.toSegment < to.count) {
-      const fromLeft = from.lenBytes[r.fromSegment]! - r.fromDone;
-      const toLeft = to.lenBytes[r.toSegment]! - r.toDone;
+    let { fromSegment, fromDone, toSegment, toDone } = r;
+    let result = DMA_OK;
+    while (result === DMA_OK && fromSegment < from.count && toSegment < to.count) {
+      const fromLeft = from.lenBytes[fromSegment]! - fromDone;
+      const toLeft = to.lenBytes[toSegment]! - toDone;
       const run = Math.min(fromLeft, toLeft);
-      const result = port.copy(
-        to.address[r.toSegment]! + r.toDone,
-        from.address[r.fromSegment]! + r.fromDone,
-        run,
-      );
+      const toAddress = to.address[toSegment]! + toDone;
+      result = port.copy(toAddress, from.address[fromSegment]! + fromDone, run);
       const copied = result === DMA_WAIT ? (port.copied ?? 0) : run;
-      r.fromDone += copied;
-      r.toDone += copied;
-      if (result !== DMA_OK) return result;
+      fromDone += copied;
+      toDone += copied;
+      if (result !== DMA_OK) break;
       if (run === fromLeft) {
-        r.fromSegment++;
-        r.fromDone = 0;
+        fromSegment++;
+        fromDone = 0;
       }
       if (run === toLeft) {
-        r.toSegment++;
-        r.toDone = 0;
+        toSegment++;
+        toDone = 0;
       }
     }
-    return DMA_OK;
+    r.fromSegment = fromSegment;
+    r.fromDone = fromDone;
+    r.toSegment = toSegment;
+    r.toDone = toDone;
+    return result;
   }
 
   /** The ring cannot be used. */
