@@ -49,6 +49,29 @@ export abstract class TranslatedPort implements DmaEnginePort {
   }
 
   copy(toAddress: number, fromAddress: number, lenBytes: number): number {
+    // One translation of each side for all of it, as of a piece of a scatter list.
+    const fromOffset = this.translate(fromAddress, false);
+    if (fromOffset >= 0 && this.reach(fromAddress) >= lenBytes) {
+      const toOffset = this.translate(toAddress, true);
+      if (toOffset >= 0 && this.reach(toAddress) >= lenBytes) {
+        this.wrote(toAddress, lenBytes);
+        this.memory.copyWithin(toOffset, fromOffset, lenBytes);
+        return DMA_OK;
+      }
+      if (toOffset < 0) return this.stopped(toOffset);
+    }
+    return fromOffset < 0
+      ? this.stopped(fromOffset)
+      : this.copyPieces(toAddress, fromAddress, lenBytes);
+  }
+
+  /** A copy ends before its first byte. */
+  private stopped(outcome: number): number {
+    this.copied = 0;
+    return outcome;
+  }
+
+  private copyPieces(toAddress: number, fromAddress: number, lenBytes: number): number {
     const { memory } = this;
     let from = 0;
     let to = 0;

@@ -11,7 +11,7 @@ commands:
   resume FILE          go on with a machine that \`run --save\` or \`fight --save\` has saved
   inspect FILE VIEW    what /proc of a saved machine's host says, and who holds a frame
   audit                every user of GUP: its API under a policy, its hold, what is unsafe about it
-  bench [SUITE...]     measure: translate, hart, gup
+  bench [SUITE...]     measure: translate, hart, gup, kvm, dma
   harm [HOLDER...]     what held pages keep a host from: CMA, offlining, compaction, long-term pins
   crash-states GUEST   what a loss of power can leave of persistent memory, image by image
   fuzz [TARGET...]     hostile guests against every device, by seed
