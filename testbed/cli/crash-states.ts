@@ -1,6 +1,6 @@
 /** `gupbed crash-states`: what a loss of power can leave of a guest's persistent memory, judged image by image. */
 import { accessSync, constants, existsSync } from 'node:fs';
-import type { ElfImage, PersistDomain } from '#emu';
+import { type ElfImage, parseElf, type PersistDomain } from '#emu';
 import { bareChecker, type Checker, programChecker } from '../crash/checker.ts';
 import { type CrashResult, CrashRun, type CrashSubject, type Loss } from '../crash/run.ts';
 import {
@@ -37,7 +37,7 @@ const checkerOf = (args: ParsedArgs, guest: string): { name: string; checker: Ch
     throw new UsageError(`crash-states: no ${name}: name a program with --checker`);
   const bytes = readInput(name);
   if (bytes[0] === ELF_MAGIC && isRiscv(bytes))
-    return { name, checker: refusingElf(name, () => bareChecker(readElf(name))) };
+    return { name, checker: refusingElf(name, () => bareChecker(parseElf(bytes))) };
   try {
     accessSync(name, constants.X_OK);
   } catch (error) {

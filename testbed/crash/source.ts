@@ -22,9 +22,6 @@ export interface CrashSource {
   readonly moment: number;
   /** Where it is at the moment, in words, where nobody tells of its events. */
   describe(): string;
-  /** How units are called: `line`, `block`. */
-  readonly unit: string;
-  readonly unitBytes: number;
   /**
    * Judges everything that power lost now can leave, or so many images at random where that is more.
    * @param below uniform in [0, bound)
@@ -44,10 +41,6 @@ class DomainChoices implements CrashChoices {
     this.domain = domain;
     this.sizeBytes = domain.lenBytes;
     this.unitBytes = PERSIST_LINE_BYTES;
-  }
-
-  get open(): readonly number[] {
-    return Array.from(this.domain.pendingLines());
   }
 
   states(unit: number): number {
@@ -84,8 +77,6 @@ export const nvdimmSource = (domain: PersistDomain): CrashSource => {
       return domain.events;
     },
     describe: () => `${domain.events} events`,
-    unit: 'line',
-    unitBytes: PERSIST_LINE_BYTES,
     judge: (judge, most, below) => judgeChoices(choices, judge, most, below),
     shrink: (judge, bad) => shrinkBadImage(choices, judge, bad),
   };
@@ -121,8 +112,6 @@ export const fileSource = (dev: BlockDevice, part: GuestPart): CrashSource => {
       return dev.nrWrites + dev.nrFlushes;
     },
     describe: () => `the disk has completed ${dev.nrWrites} writes and ${dev.nrFlushes} flushes`,
-    unit: 'block',
-    unitBytes: 4096,
     judge: (judge, most, below) => {
       const blocks = [...dev.cache.keys()];
       const result: Enumeration = { images: 0, complete: blocks.length < 31, bad: [] };

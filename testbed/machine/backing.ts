@@ -49,6 +49,7 @@ import {
   shmemCreate,
 } from '#mm';
 import { fileById, type GuestRange } from '../actors/targets.ts';
+import { must } from './must.ts';
 
 /** Host virtual address of the first byte of guest memory in every guest's host process. */
 export const GUEST_RAM_HVA = 0x10_0000_0000;
@@ -242,9 +243,4 @@ export const releaseBacking = (k: Kernel, backing: Backing): void => {
   if (device !== undefined && device.pmemPage >= 0) drive(pmemDeviceRemove(k, device));
   else if (device !== undefined) blockDeviceRemove(k, device);
   if (backing.hugePages > 0) hugetlbSetPool(k, HUGETLB_ORDER_2M, poolPages(k) - backing.hugePages);
-};
-
-const must = <T>(what: string, result: T | number): T => {
-  if (typeof result === 'number' && result < 0) throw new Error(`${what}: errno ${-result}`);
-  return result as T;
 };

@@ -29,6 +29,7 @@ import {
   vfsFsync,
 } from '#mm';
 import { fileById } from '../actors/targets.ts';
+import { must } from './must.ts';
 import { writeWhole } from './snapshot.ts';
 
 /** An image: bytes of a file, or zeroes. Plain data, of a part's config. */
@@ -180,8 +181,4 @@ const deviceOf = (k: Kernel, { device }: DiskFile): BlockDevice => {
   const found = k.state.blockDevices.get(device);
   if (found === undefined) throw new Error(`no disk ${device}`);
   return found;
-};
-
-const must = (what: string, result: number): void => {
-  if (result < 0) throw new Error(`${what}: errno ${-result}`);
 };

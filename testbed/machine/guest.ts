@@ -64,6 +64,7 @@ import {
   type GuestDmaState,
 } from './guest-dma.ts';
 import { GUEST_RAM_GPA, type GuestConfig } from './guest-config.ts';
+import { must } from './must.ts';
 import type { GuestPart, PartWiring } from './part.ts';
 import { createPart, partTakesVirtioSlot } from './parts/index.ts';
 import { treeRoomFor } from './tree-room.ts';
@@ -344,11 +345,11 @@ interface GuestMemory {
 /** A host process with guest memory of the configured kind, and a VM over it. */
 const makeMemory = (config: GuestConfig, wiring: GuestWiring): GuestMemory => {
   const { k, kvm, index, firstHart } = wiring;
-  const mm = mustNotFail('mmCreate', mmCreate(k));
+  const mm = must('mmCreate', mmCreate(k));
   const { harts: nrVcpus, dirtyLog } = config;
   const dirtyRingEntries = dirtyLog === 'ring' ? DIRTY_RING_ENTRIES : 0;
   const vmConfig = { vmid: index + 1, nrVcpus, firstHart, dirtyRingEntries };
-  const vm = mustNotFail('createVm', createVm(kvm, mm, vmConfig));
+  const vm = must('createVm', createVm(kvm, mm, vmConfig));
   if (dirtyLog === 'manual') enableManualDirtyLog(vm, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
   const kind = config.backing ?? 'mixed';
   const backing = makeBacking(k, mm, kind, config.memoryBytes, `guest${index} memory`);
@@ -356,7 +357,7 @@ const makeMemory = (config: GuestConfig, wiring: GuestWiring): GuestMemory => {
     const gpa = GUEST_RAM_GPA + (hva - GUEST_RAM_HVA);
     const slot = setMemSlot(vm, { id, gpa, lenBytes, hva, flags: 0 });
     if (kind === 'gmem' && mappingId !== null)
-      mustNotFail('guest_memfd', drive(bindGuestMemfd(kvm, vm, slot, fileById(k, mappingId), 0)));
+      must('guest_memfd', drive(bindGuestMemfd(kvm, vm, slot, fileById(k, mappingId), 0)));
   }
   return { mm, vm, backing };
 };
@@ -367,9 +368,4 @@ const findMemory = (state: GuestState, wiring: GuestWiring): GuestMemory => {
   const mm = vm && wiring.k.state.mms.get(vm.mmId);
   if (vm === undefined || mm === undefined) throw new Error(`no VM ${state.vmId} in this machine`);
   return { mm, vm, backing: state.backing };
-};
-
-const mustNotFail = <T>(what: string, result: T | number): T => {
-  if (typeof result === 'number' && result < 0) throw new Error(`${what}: errno ${-result}`);
-  return result as T;
 };

@@ -23,6 +23,7 @@ import {
   vfsFsync,
 } from '#mm';
 import { fileById } from '../actors/targets.ts';
+import { must } from './must.ts';
 
 export type NvdimmBacking = 'devdax' | 'fsdax';
 
@@ -57,7 +58,7 @@ export const makeNvdimmFrames = (
 ): NvdimmFrames => {
   const nrPages = bytes.length / PAGE_SIZE;
   if (backing === 'fsdax') return makeFsdax(k, name, bytes);
-  const file = must('device-dax', deviceDaxCreate(k, nrPages));
+  const file = must('device-dax of an NVDIMM', deviceDaxCreate(k, nrPages));
   const firstPage = (file.device?.firstPfn ?? 0) - RAM_PFN_BASE;
   k.memory.setBytes(k.memory.pageOffset(firstPage), bytes);
   return { backing, mappingId: file.id, firstPage, nrPages, device: 0, filesystem: 0 };
@@ -65,13 +66,13 @@ export const makeNvdimmFrames = (
 
 const makeFsdax = (k: Kernel, name: string, bytes: Uint8Array): NvdimmFrames => {
   const nrPages = bytes.length / PAGE_SIZE;
-  const device = must('pmem', pmemDeviceCreate(k, name, fsBlocks(nrPages)));
+  const device = must('pmem of an NVDIMM', pmemDeviceCreate(k, name, fsBlocks(nrPages)));
   const fs = extentMkfs(k, device, { dax: true });
   const file = extentCreate(k, fs);
-  must('ftruncate', drive(extentSetSize(k, file, bytes.length)));
+  must('ftruncate of an NVDIMM', drive(extentSetSize(k, file, bytes.length)));
   for (let at = 0; at < bytes.length; at += CHUNK_BYTES)
-    must('write', drive(fileWrite(k, file, at, bytes.subarray(at, at + CHUNK_BYTES))));
-  must('fsync', drive(vfsFsync(k, file)));
+    must('write of an NVDIMM', drive(fileWrite(k, file, at, bytes.subarray(at, at + CHUNK_BYTES))));
+  must('fsync of an NVDIMM', drive(vfsFsync(k, file)));
   const extents = file.inode?.extents ?? [];
   const first = extents[0]?.block ?? -1;
   if (first < 0 || extents.some(({ pgoff, block }) => block !== first + pgoff))
@@ -99,10 +100,4 @@ export const releaseNvdimmFrames = (k: Kernel, frames: NvdimmFrames): void => {
   if (fs !== undefined) drive(extentForget(k, fs));
   const device = k.state.blockDevices.get(frames.device);
   if (device !== undefined) drive(pmemDeviceRemove(k, device));
-};
-
-const must = <T>(what: string, result: T | number): T => {
-  if (typeof result === 'number' && result < 0)
-    throw new Error(`${what} of an NVDIMM: errno ${-result}`);
-  return result as T;
 };

@@ -1,6 +1,6 @@
 /** The enumeration of crash images, held against the plain product of all choices. */
 import { describe, expect, it } from 'vitest';
-import { type CrashChoices, countImages, crashImage } from '../../../testbed/crash/choices.ts';
+import type { CrashChoices } from '../../../testbed/crash/choices.ts';
 import {
   enumerateImages,
   type ImageReader,
@@ -15,10 +15,17 @@ const UNIT = 4;
 const choicesOf = (states: readonly number[]): CrashChoices => ({
   sizeBytes: states.length * UNIT,
   unitBytes: UNIT,
-  open: states.flatMap((n, unit) => (n > 1 ? [unit] : [])),
   states: (unit) => states[unit]!,
   bytes: (unit, state) => Uint8Array.of(state, unit, unit, unit),
 });
+
+/** States of every unit. */
+const statesOf = (choices: CrashChoices): number[] =>
+  Array.from({ length: choices.sizeBytes / UNIT }, (_, unit) => choices.states(unit));
+
+/** Images of the product. */
+const countImages = (choices: CrashChoices): number =>
+  statesOf(choices).reduce((product, states) => product * states, 1);
 
 /** Every image of the product, by brute force. */
 const allImages = (choices: CrashChoices): Uint8Array[] => {
@@ -26,13 +33,12 @@ const allImages = (choices: CrashChoices): Uint8Array[] => {
   const total = countImages(choices);
   for (let n = 0; n < total; n++) {
     let rest = n;
-    images.push(
-      crashImage(choices, new Map(), (_unit, states) => {
-        const state = rest % states;
-        rest = Math.floor(rest / states);
-        return state;
-      }),
-    );
+    const image = new Uint8Array(choices.sizeBytes);
+    for (const [unit, states] of statesOf(choices).entries()) {
+      image.set(choices.bytes(unit, rest % states), unit * UNIT);
+      rest = Math.floor(rest / states);
+    }
+    images.push(image);
   }
   return images;
 };
